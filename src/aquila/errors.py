@@ -1,0 +1,40 @@
+"""Every error a user can mend. A message says what is wrong (with the value), where, and what to do now.
+
+    AquilaError                exit code 1
+      ConfigError              exit code 2; also a ValueError: an option, a request or a config field is not usable
+      TokenizerError           vocabulary or template cannot be used
+      CheckpointError          a checkpoint cannot be read or written as asked
+        IntegrityError         bytes differ from their recorded digest, or end too early
+      DownloadError            a source cannot be reached, or does not deliver what it promised
+      GenerationError          a request cannot be served by this model
+
+The command line catches `AquilaError` and prints its message; anything else is a bug and shows its traceback.
+"""
+
+
+class AquilaError(Exception):
+    exit_code = 1
+
+
+class ConfigError(AquilaError, ValueError):
+    exit_code = 2
+
+
+class TokenizerError(AquilaError):
+    pass
+
+
+class CheckpointError(AquilaError):
+    pass
+
+
+class IntegrityError(CheckpointError):
+    pass
+
+
+class DownloadError(AquilaError):
+    pass
+
+
+class GenerationError(AquilaError):
+    pass
