@@ -1,0 +1,38 @@
+# Every target sets up what it needs. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: setup demo fmt lint types layers docs check test bench size clean help
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python {sys.version.split()[0]} is too old: Aquila needs 3.11 or newer; run make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+setup: $(STAMP) ## create .venv and install Aquila with its development tools
+demo: setup ## pull a small model, complete code, chat once, show the speed
+	@$(BIN)/aquila demo
+fmt: setup ## format the code and mend what ruff can mend
+	@$(BIN)/ruff format && $(BIN)/ruff check --fix
+lint: setup ## style and formatting (ruff)
+	@$(BIN)/ruff check && $(BIN)/ruff format --check
+types: setup ## types (ty)
+	@$(BIN)/ty check
+layers: setup ## who imports whom (import-linter)
+	@$(BIN)/lint-imports
+docs: setup ## every path and command that a page names exists
+	@$(BIN)/python tools/check_docs.py
+check: lint types layers docs ## all of lint, types, layers, docs
+test: setup ## the test suite, on two workers
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+bench: setup ## every benchmark in its short form
+	@for script in bench/*.py; do echo "== $$script" && $(BIN)/python "$$script" --quick || exit 1; done
+size: ## lines of code and the longest files
+	@git ls-files '*.py' | xargs wc -l | sort -rn | head -n 12
+clean: ## remove caches and build output, keep .venv
+	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache && find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
