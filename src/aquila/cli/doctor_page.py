@@ -13,8 +13,8 @@ from aquila.config import format_size
 
 CAPTION = """\
 to N: with at most N tokens of context
-int8, int4: GGUF q8_0 and q4_0; the torch runner widens them to its dtype,
-which on a CPU is fp32 (twice fp16) unless told otherwise"""
+int8, int4: GGUF q8_0 and q4_0, which the torch runner widens to its
+dtype: on a CPU fp32 (twice fp16) unless told otherwise"""
 _COLOURS = {"yes": "green", "no": "red"}
 
 
