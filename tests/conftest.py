@@ -30,9 +30,7 @@ def _is_local(host: str) -> bool:
 
 def _connect_on_loopback(self: socket.socket, address: Any) -> None:
     if isinstance(address, tuple) and not _is_local(address[0]):
-        raise OSError(
-            f"tests have no network: connection to {address[0]}:{address[1]} refused; serve it on loopback"
-        )
+        raise OSError(f"tests have no network: connection to {address[0]}:{address[1]} refused; serve it on loopback")
     _connect(self, address)
 
 

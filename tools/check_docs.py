@@ -42,17 +42,10 @@ def check(root: Path) -> Iterator[str]:
 def _missing_paths(root: Path, page: Path, prose: str) -> Iterator[str]:
     for target in LINK.findall(prose):
         path = target.partition("#")[0]
-        if (
-            path
-            and "://" not in path
-            and not path.startswith("mailto:")
-            and not (page.parent / path).exists()
-        ):
+        if path and "://" not in path and not path.startswith("mailto:") and not (page.parent / path).exists():
             yield target
     for span in CODE_SPAN.findall(prose):
-        if _is_repository_path(root, span) and not any(
-            _matches(folder, span) for folder in (root, root / PACKAGE)
-        ):
+        if _is_repository_path(root, span) and not any(_matches(folder, span) for folder in (root, root / PACKAGE)):
             yield span
 
 
@@ -82,8 +75,7 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
 def _differences(english: Path, chinese: Path) -> Iterator[str]:
     pages = [path.read_text(encoding="utf-8") for path in (english, chinese)]
     headings, languages, commands = (
-        [extract(page) for page in pages]
-        for extract in (_headings, _languages, lambda page: list(_commands(page)))
+        [extract(page) for page in pages] for extract in (_headings, _languages, lambda page: list(_commands(page)))
     )
     for what, (first, second) in {
         "heading levels": headings,

@@ -40,9 +40,7 @@ def parse_size(size: str | int) -> int:
         number = float(match[1]) if "." in match[1] else int(match[1])
         value = int(number * _UNITS[match[2]])
     else:
-        raise ConfigError(
-            f"{size!r} is not a size; write bytes as 2GiB, 500MB, 1.5g, 2<<30 or a plain number"
-        )
+        raise ConfigError(f"{size!r} is not a size; write bytes as 2GiB, 500MB, 1.5g, 2<<30 or a plain number")
     if value > _MAX_SIZE:
         raise ConfigError(f"size {size!r} is beyond any machine; the largest accepted is {_MAX_SIZE} bytes")
     return value
@@ -91,9 +89,7 @@ def read_yaml_text(text: str, *, where: str) -> dict[str, Any]:
     return data
 
 
-def load_config(
-    model_class: "type[Settings]", files: Sequence[Path] = (), overrides: Sequence[str] = ()
-) -> "Settings":
+def load_config(model_class: "type[Settings]", files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> "Settings":
     """Builds and validates settings: defaults < `files` left to right < `overrides` like `optimizer.lr=3e-4`.
 
     Mappings merge key by key; any other value, lists too, replaces the one before it. An override's value is

@@ -51,9 +51,7 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
     facts = _linux_cpu(root) if sys.platform == "linux" else _mac_cpu()
     model, num_cores, flags = facts
     features = tuple(name for name, aliases in CPU_FEATURES.items() if flags.intersection(aliases))
-    return Cpu(
-        model or platform.processor() or platform.machine(), num_cores, _usable_threads(root), features
-    )
+    return Cpu(model or platform.processor() or platform.machine(), num_cores, _usable_threads(root), features)
 
 
 def read_memory(root: Path = Path("/")) -> Memory | None:
@@ -62,9 +60,7 @@ def read_memory(root: Path = Path("/")) -> Memory | None:
         return _mac_memory()
     if sys.platform != "linux":
         return None
-    fields = dict(
-        re.findall(r"^(\w+):\s+(\d+) kB", (root / "proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB", (root / "proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE))
     total, available = int(fields["MemTotal"]) * 1024, int(fields["MemAvailable"]) * 1024
     limited_by = None
     for limit, used in _cgroup_memory(root):
@@ -88,18 +84,14 @@ def _linux_cpu(root: Path) -> tuple[str, int | None, set[str]]:
     text = (root / "proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    cores = set(
-        re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", text, re.MULTILINE | re.DOTALL)
-    )
+    cores = set(re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", text, re.MULTILINE | re.DOTALL))
     return model[1].strip() if model else "", len(cores) or None, set(flags[1].split()) if flags else set()
 
 
 def _mac_cpu() -> tuple[str, int | None, set[str]]:
     facts = _sysctl()
     flags = {
-        name.rpartition(".")[2]
-        for name, value in facts.items()
-        if name.startswith("hw.optional.") and value == "1"
+        name.rpartition(".")[2] for name, value in facts.items() if name.startswith("hw.optional.") and value == "1"
     }
     cores = facts.get("hw.physicalcpu")
     return facts.get("machdep.cpu.brand_string", ""), int(cores) if cores else None, flags

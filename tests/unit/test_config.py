@@ -64,9 +64,7 @@ def test_sizes_in_all_their_spellings(text: str | int, num_bytes: int) -> None:
     assert parse_size(text) == num_bytes
 
 
-@pytest.mark.parametrize(
-    "text", ["", "two", "2 XB", "-1", "1e9", "GiB", "2<<", "1<<999999", "9" * 5000, "٣MB5"]
-)
+@pytest.mark.parametrize("text", ["", "two", "2 XB", "-1", "1e9", "GiB", "2<<", "1<<999999", "9" * 5000, "٣MB5"])
 def test_what_is_not_a_size_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ConfigError, match="write bytes as 2GiB, 500MB"):
         parse_size(text)
@@ -120,9 +118,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_later_files_and_then_overrides_win(tmp_path: Path) -> None:
-    first = write(
-        tmp_path / "a.yaml", "steps: 5\noptimizer: {lr: 0.1, betas: [0.5, 0.6]}\nmemory_limit: 2GiB\n"
-    )
+    first = write(tmp_path / "a.yaml", "steps: 5\noptimizer: {lr: 0.1, betas: [0.5, 0.6]}\nmemory_limit: 2GiB\n")
     second = write(tmp_path / "b.yaml", "optimizer:\n  lr: 0.2\n")
     run = load_config(Run, [first, second], ["steps=7", "optimizer.betas=[0.1, 0.2]", "memory_limit=2<<10"])
     assert run == Run(steps=7, optimizer=Optimizer(lr=0.2, betas=(0.1, 0.2)), memory_limit=2048)

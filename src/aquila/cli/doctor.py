@@ -16,9 +16,7 @@ LOW_DISK_BYTES = 1 << 30  # less than one small model with room to convert it
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a page.")] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask the hubs whether they answer.")
-    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hubs whether they answer.")] = False,
 ) -> None:
     """Look at this machine: Python, torch, CPU, memory, disk, accelerators, cache, hubs, and what fits.
 
@@ -83,13 +81,9 @@ def _examine_cache(report: dict[str, Any]) -> None:
     cache = report["cache"] = cache_facts(cache_dir())
     if not cache["writable"]:
         consequence = "models cannot be pulled; set AQUILA_HOME to a folder of yours"
-        report["warnings" if cache["models"] else "problems"].append(
-            f"{cache['path']} is not writable: {consequence}"
-        )
+        report["warnings" if cache["models"] else "problems"].append(f"{cache['path']} is not writable: {consequence}")
     if cache["free_bytes"] < LOW_DISK_BYTES:
-        report["warnings"].append(
-            f"the disk of {cache['path']} is nearly full; free some space or set AQUILA_HOME"
-        )
+        report["warnings"].append(f"the disk of {cache['path']} is nearly full; free some space or set AQUILA_HOME")
 
 
 def _examine_hubs(report: dict[str, Any], *, offline: bool) -> None:
@@ -123,9 +117,7 @@ def _examine_accelerators(report: dict[str, Any]) -> None:
 def _examine_fits(report: dict[str, Any]) -> None:
     from aquila.cli.doctor_fit import fit_presets
 
-    places = {
-        each["device"]: each["free_bytes"] for each in report["accelerators"] or [] if each["free_bytes"]
-    }
+    places = {each["device"]: each["free_bytes"] for each in report["accelerators"] or [] if each["free_bytes"]}
     if report["memory"]:
         places = {"memory": report["memory"]["available_bytes"], **places}
     report["fits"] = {

@@ -120,9 +120,7 @@ def check_hubs(urls: Mapping[str, str], timeout_seconds: float = HUB_TIMEOUT_SEC
     deadline = time.monotonic() + timeout_seconds
     for thread in threads:
         thread.start()
-    for (
-        thread
-    ) in threads:  # a name server that hangs must not hold up the report: daemon threads are left behind
+    for thread in threads:  # a name server that hangs must not hold up the report: daemon threads are left behind
         thread.join(max(0.0, deadline - time.monotonic()))
     silence = {"reachable": False, "detail": f"no answer within {timeout_seconds:g} s", "seconds": None}
     return [{"name": name, "url": url, **answers.get(name, silence)} for name, url in urls.items()]

@@ -70,9 +70,7 @@ def _software_lines(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for extra, missing in report["extras"].items():
         yield "Extra", f"{extra}: {'missing ' + ', '.join(missing) if missing else 'installed'}"
     if report["cache"]:
-        models = [
-            f"{model['name']} ({format_size(model['num_bytes'])})" for model in report["cache"]["models"]
-        ]
+        models = [f"{model['name']} ({format_size(model['num_bytes'])})" for model in report["cache"]["models"]]
         yield "Models", ", ".join(models) or "none here yet; start with `aquila pull smollm2-135m`"
     for hub in report["hubs"] or []:
         yield "Hub", f"{hub['name']} {hub['url']}: {_hub_verdict(hub)}"
@@ -101,9 +99,7 @@ def _fit_table(place: str, fits: list[dict[str, Any]]) -> Table:
         table.add_column(precision, no_wrap=True)
     rows: dict[str, list[str]] = {}
     for fit in fits:
-        row = rows.setdefault(
-            fit["preset"], [fit["preset"], _count(fit["num_parameters"]), str(fit["max_context"])]
-        )
+        row = rows.setdefault(fit["preset"], [fit["preset"], _count(fit["num_parameters"]), str(fit["max_context"])])
         colour = _COLOURS.get(fit["verdict"], "yellow")
         row.append(f"{fit['num_bytes'] / 2**30:5.1f} [{colour}]{fit['verdict']}[/]")
     for row in rows.values():

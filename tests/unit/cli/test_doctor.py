@@ -137,9 +137,7 @@ def test_a_cache_that_cannot_be_written_is_broken(tmp_path: Path, monkeypatch: p
     assert "set AQUILA_HOME" in report["problems"][0]
 
 
-def test_a_missing_dependency_is_named_with_its_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_dependency_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "aquila_lm-9.dist-info"
     folder.mkdir()
     metadata = "Metadata-Version: 2.4\nName: aquila-lm\nVersion: 9\nRequires-Dist: no-such-package>=1\n"
@@ -147,6 +145,4 @@ def test_a_missing_dependency_is_named_with_its_remedy(
     monkeypatch.syspath_prepend(str(tmp_path))
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 1
-    assert "not installed: no-such-package; run `pip install no-such-package`" in " ".join(
-        result.stdout.split()
-    )
+    assert "not installed: no-such-package; run `pip install no-such-package`" in " ".join(result.stdout.split())
