@@ -5,13 +5,18 @@ One dataclass serves the whole family: Aquila, Aquila2, Llama, SmolLM2 and, with
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aquila.errors import ConfigError
 
-LLAMA_LIKE = {"llama": False, "aquila": False, "mistral": False, "qwen2": True}  # model_type -> has q, k, v biases
+LLAMA_LIKE = {
+    "llama": False,
+    "aquila": False,
+    "mistral": False,
+    "qwen2": True,
+}  # model_type -> has q, k, v biases
 
 
 class RopeScaling(BaseModel):
@@ -65,7 +70,7 @@ class ModelConfig(BaseModel):
         return data
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Self:
+    def _sizes_agree(self) -> "ModelConfig":
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -150,9 +155,14 @@ def to_hugging_face(config: ModelConfig, dtype: str) -> dict[str, Any]:
     elif len(eos) == 1:
         eos = eos[0]
     scaling = config.rope_scaling
-    rope: dict[str, Any] = {"rope_type": scaling.type if scaling else "default", "rope_theta": config.rope_theta}
+    rope: dict[str, Any] = {
+        "rope_type": scaling.type if scaling else "default",
+        "rope_theta": config.rope_theta,
+    }
     if scaling:
-        rope |= scaling.model_dump(exclude={"type"} if scaling.type == "llama3" else set(RopeScaling.model_fields) - {"factor"})
+        rope |= scaling.model_dump(
+            exclude={"type"} if scaling.type == "llama3" else set(RopeScaling.model_fields) - {"factor"}
+        )
     names = (
         "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "max_position_embeddings rms_norm_eps tie_word_embeddings initializer_range bos_token_id pad_token_id"

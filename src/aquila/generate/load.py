@@ -1,0 +1,128 @@
+"""`aquila.load`: from a name or a path to a model that generates."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aquila.checkpoint.open import Checkpoint, open_checkpoint
+from aquila.errors import ConfigError
+from aquila.generate.engine import Engine
+from aquila.generate.request import Completion, Delta, Request
+from aquila.generate.sampling import SamplingParams
+from aquila.model.config import ModelConfig
+from aquila.tokenizer.tokenizer import Tokenizer
+from aquila.zoo.registry import DEFAULT_MODEL, ModelEntry, lookup
+from aquila.zoo.store import read_record, resolve
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model with its tokenizer and its engine.
+
+    Attributes:
+        name: as asked for.
+        kind: "base", "chat" or "code" when the registry knows the model, else None.
+        template_name: the chat template the registry binds to it, else None.
+    """
+
+    name: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    engine: Engine
+    kind: str | None = None
+    template_name: str | None = None
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        params: SamplingParams | None = None,
+    ) -> list[Completion]:
+        """Continues each prompt; all run together. With `n` > 1 the completions of a prompt follow each other."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        params = params or SamplingParams()
+        requests = [Request(tuple(self.prompt_ids(text)), params) for text in texts]
+        return [completion for group in self.engine.generate(requests) for completion in group]
+
+    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Delta]:
+        """Deltas of one request as they come; closing the iterator cancels it."""
+        return self.engine.stream(Request(tuple(prompt_ids), params))
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a plain prompt, begun as the model's training documents began."""
+        ids = self.tokenizer.encode(text)
+        if self.tokenizer.add_bos_token and self.tokenizer.bos_token_id is not None:
+            return [self.tokenizer.bos_token_id, *ids]
+        return ids
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    max_context: int | None = None,
+    kv_bytes: int = 1 << 30,
+    max_batched_tokens: int = 512,
+    max_sequences: int = 64,
+) -> Model:
+    """Loads a model for generation.
+
+    Args:
+        name_or_path: a name of the registry that was pulled, or a checkpoint (folder or GGUF file); the default
+            model when None.
+        device: "cpu", "cuda", "mps" ...; the accelerator when there is one, else the CPU.
+        dtype: "fp32", "bf16" or "fp16"; fp32 on a CPU and bf16 on an accelerator when not given.
+        max_context: positions a sequence may have; the model's own limit when not given.
+        kv_bytes: memory for keys and values, bytes.
+        max_batched_tokens: tokens a step computes at most.
+        max_sequences: sequences that run at once at most.
+
+    Raises:
+        AquilaError: no such model, or its checkpoint is not whole.
+    """
+    name = str(name_or_path or DEFAULT_MODEL)
+    path = resolve(name)
+    checkpoint = open_checkpoint(path)
+    tokenizer = checkpoint.load_tokenizer()
+    config = checkpoint.config
+    if max_context is not None and not 1 <= max_context <= config.max_position_embeddings:
+        raise ConfigError(
+            f"max_context: {max_context} is not between 1 and the {config.max_position_embeddings} positions of {name}"
+        )
+    # torch takes a second and 240 MB: only a process that runs it pays
+    from aquila.generate.torch_runner import make_runner  # noqa: PLC0415
+
+    runner = make_runner(checkpoint, device=device, dtype=dtype, max_context=max_context, kv_bytes=kv_bytes)
+    engine = Engine(
+        runner,
+        tokenizer,
+        end_token_ids=end_token_ids(checkpoint, tokenizer),
+        max_batched_tokens=max_batched_tokens,
+        max_sequences=max_sequences,
+    )
+    entry = _entry(name, path)
+    return Model(
+        name=name,
+        config=config,
+        tokenizer=tokenizer,
+        engine=engine,
+        kind=entry.kind if entry else None,
+        template_name=entry.chat_template if entry else checkpoint.manifest.get("chat_template"),
+    )
+
+
+def end_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Tokens that end a text: the tokenizer's, and those of the config that are special tokens.
+
+    The published Aquila configs say 1 and 2, which are `!` and `"` in their vocabulary: the tokenizer knows better.
+    """
+    named = tuple(i for i in checkpoint.config.eos_token_ids if i in tokenizer.special_ids)
+    return tuple(dict.fromkeys((*tokenizer.eos_token_ids, *named)))
+
+
+def _entry(name: str, path: Path) -> ModelEntry | None:
+    record = read_record(path)
+    return lookup(record.name if record else name)

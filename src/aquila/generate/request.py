@@ -1,0 +1,68 @@
+"""What goes into the engine and what comes out of it."""
+
+from dataclasses import dataclass, field
+
+from aquila.generate.sampling import SamplingParams, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt as token ids, and how to continue it."""
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step added to one completion. The last delta of a completion carries `finish_reason`.
+
+    Attributes:
+        request_id: as given by `Engine.submit`.
+        index: which of the request's `n` completions.
+        text: whole characters that no stop string can begin with any more; may be empty.
+        token_ids: tokens of this step; the token that ended the completion is among them.
+        finish_reason: "stop" (an end token or a stop string), "length", "cancelled", or None while it goes on.
+        logprobs: one entry a token when the parameters ask for it.
+        seed: what the completion was drawn with (first delta only says it for all).
+        num_cached_tokens: prompt tokens whose keys and values were there already.
+    """
+
+    request_id: int
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    seed: int = 0
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished completion: its deltas put together."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: str
+    logprobs: list[TokenLogprob] | None
+    seed: int
+    num_cached_tokens: int
+
+
+def assemble(request: Request, deltas: list[Delta]) -> Completion:
+    """Joins the deltas of one completion, in order."""
+    last = deltas[-1]
+    assert last.finish_reason is not None, "the completion is not finished"
+    return Completion(
+        index=last.index,
+        text="".join(delta.text for delta in deltas),
+        token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
+        prompt_token_ids=list(request.prompt_ids),
+        finish_reason=last.finish_reason,
+        logprobs=None if request.params.logprobs is None else [entry for delta in deltas for entry in delta.logprobs],
+        seed=last.seed,
+        num_cached_tokens=last.num_cached_tokens,
+    )

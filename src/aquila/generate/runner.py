@@ -1,0 +1,44 @@
+"""What runs a step of the model. The engine speaks to it in token ids and page numbers and knows nothing else of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class SequenceStep:
+    """The part of one sequence that a step computes.
+
+    Attributes:
+        token_ids: the tokens to compute, in order: one while decoding, a chunk of the prompt before.
+        start: position of the first of them; everything before it is in the pages already.
+        pages: page table of the sequence; covers at least `start + len(token_ids)` positions.
+        num_logits: the logits of the last so many tokens are wanted (0 inside a prompt).
+    """
+
+    token_ids: Sequence[int]
+    start: int
+    pages: Sequence[int]
+    num_logits: int
+
+
+class Runner(Protocol):
+    """Computes steps over a pool of `num_pages` pages of `page_size` tokens each."""
+
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def num_pages(self) -> int: ...
+
+    @property
+    def max_context(self) -> int:
+        """Positions a sequence may have at most."""
+        ...
+
+    def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
+        """Writes the keys and values of all tokens to the pages; gives the wanted logits in the order of the batch."""
+        ...

@@ -1,0 +1,143 @@
+"""Which tokens the next step computes: one for every running sequence, then pieces of prompts while the budget lasts.
+
+Source: Yu et al. 2022 (Orca), section 3 (iteration-level batching); Agrawal et al. 2024, arXiv:2403.02310 (chunked
+prefill mixed with decoding). When pages run out, the sequence that came last gives its pages back and starts over
+later: its tokens are kept, so its result is the same.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from aquila.generate.pages import PagePool
+from aquila.generate.runner import SequenceStep
+
+
+@dataclass(eq=False)
+class Sequence:
+    """The scheduler's view of one completion in the making."""
+
+    token_ids: list[int]  # prompt and output
+    num_prompt: int
+    num_computed: int = 0
+    num_registered: int = 0  # full pages that other sequences may find
+    num_cached: int = 0  # prompt tokens found in the pool at the first admission
+    pages: list[int] = field(default_factory=list)
+    admitted: bool = False
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens whose keys and values are still to be computed: 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: what the runner computes, and for whom."""
+
+    sequences: tuple[Sequence, ...]
+    steps: tuple[SequenceStep, ...]
+
+
+class Scheduler:
+    """First come, first served; a running sequence always gets its token before a new prompt gets in."""
+
+    def __init__(self, pool: PagePool, *, max_batched_tokens: int, max_sequences: int):
+        self.pool = pool
+        self.max_batched_tokens = max_batched_tokens
+        self.max_sequences = max_sequences
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+        self.num_preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a sequence that is finished or cancelled, wherever it is; its pages are free from now on."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self.pool.release(sequence.pages)
+            sequence.pages = []
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def plan(self) -> Plan:
+        """The next step; empty when there is nothing to do."""
+        self._budget = self.max_batched_tokens
+        self._planned: dict[int, tuple[Sequence, int]] = {}  # id -> (sequence, tokens to compute)
+        for sequence in [s for s in self.running if s.num_pending == 1]:
+            self._schedule(sequence, 1)
+        for sequence in [s for s in self.running if s.num_pending > 1]:
+            self._schedule(sequence, min(sequence.num_pending, self._budget))
+        while self.waiting and self._budget > 0 and len(self.running) < self.max_sequences:
+            if not self._admit(self.waiting[0]):
+                break
+        planned = [(s, n) for s, n in self._planned.values() if s.admitted]
+        steps = tuple(
+            SequenceStep(
+                s.token_ids[s.num_computed : s.num_computed + n],
+                s.num_computed,
+                tuple(s.pages),
+                1 if n == s.num_pending else 0,
+            )
+            for s, n in planned
+        )
+        return Plan(tuple(s for s, _ in planned), steps)
+
+    def commit(self, plan: Plan) -> None:
+        """Records that the step was computed. Full pages become findable by their tokens."""
+        for sequence, step in zip(plan.sequences, plan.steps, strict=True):
+            sequence.num_computed += len(step.token_ids)
+            full = sequence.num_computed // self.pool.page_size
+            self.pool.register(sequence.pages, sequence.token_ids, sequence.num_registered, full)
+            sequence.num_registered = max(full, sequence.num_registered)
+
+    def _schedule(self, sequence: Sequence, count: int) -> None:
+        """Plans `count` tokens of a running sequence, making room by preemption when it must."""
+        if not sequence.admitted or count <= 0 or self._budget < count:
+            return
+        missing = self._pages_for(sequence.num_computed + count) - len(sequence.pages)
+        while missing > self.pool.num_free:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return
+        if missing > 0:
+            taken = self.pool.take(missing)
+            assert taken is not None, "enough pages were free a line ago"
+            sequence.pages += taken
+        self._planned[id(sequence)] = (sequence, count)
+        self._budget -= count
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Moves the first waiting sequence among the running ones when its whole length fits the free pages."""
+        found = self.pool.match(sequence.token_ids)
+        needed = self._pages_for(len(sequence.token_ids)) - len(found)
+        if needed > self.pool.num_free:
+            self.pool.release(found)
+            return False
+        self.waiting.popleft()
+        self.running.append(sequence)
+        sequence.admitted = True
+        sequence.pages = found
+        sequence.num_computed = len(found) * self.pool.page_size
+        sequence.num_registered = len(found)
+        sequence.num_cached = max(sequence.num_cached, min(sequence.num_computed, sequence.num_prompt))
+        self._schedule(sequence, min(sequence.num_pending, self._budget))
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Takes the pages of a running sequence; it waits at the front and is computed again from its tokens."""
+        planned = self._planned.pop(id(sequence), None)
+        if planned is not None:
+            self._budget += planned[1]
+        self.running.remove(sequence)
+        self.pool.release(sequence.pages)
+        sequence.pages = []
+        sequence.num_computed = sequence.num_registered = 0
+        sequence.admitted = False
+        self.waiting.appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _pages_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.pool.page_size)

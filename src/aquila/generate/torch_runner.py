@@ -1,0 +1,184 @@
+"""Runs steps on a torch model: accelerators, rollouts on the module in training, and the reference on a CPU.
+
+All tokens of a step form one row `[1, tokens]`, whatever sequences they belong to: every matrix is read once a step.
+Only attention looks at sequences. Keys and values live in one pool a layer, `[slots, kv_heads, head_dim]`, where slot =
+page * page_size + offset.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aquila.checkpoint.open import Checkpoint
+from aquila.checkpoint.torch_model import TORCH_DTYPES, load_model
+from aquila.errors import ConfigError
+from aquila.generate.runner import SequenceStep
+from aquila.model.count import kv_bytes_per_token
+from aquila.model.transformer import Transformer
+
+PAGE_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one sequence stands in the step's row, and where its keys and values lie."""
+
+    first: int  # row of its first token
+    count: int
+    context: int  # positions it attends to: start + count
+    slots: slice | Tensor  # of all its positions; a slice when its pages are neighbours, which saves a copy
+    mask: Tensor | None  # [count, context], added to the scores; None when nothing has to be hidden
+
+
+class TorchRunner:
+    """A `Runner` over a `Transformer` on its device and in its dtype.
+
+    Args:
+        model: weights; used as they are at each step, so a module in training can be sampled from.
+        max_context: positions a sequence may have; the model's own limit when not given.
+        kv_bytes: memory for keys and values; on a CPU the system hands it out as it is touched.
+    """
+
+    def __init__(self, model: Transformer, *, max_context: int | None = None, kv_bytes: int = 1 << 30):
+        config = model.config
+        self.model = model
+        self.max_context = max_context or config.max_position_embeddings
+        self.page_size = PAGE_SIZE
+        embedding = model.model.embed_tokens.weight
+        self.device, self.dtype = embedding.device, embedding.dtype
+        per_page = PAGE_SIZE * kv_bytes_per_token(config, embedding.element_size())
+        self.num_pages = max(kv_bytes // per_page, -(-self.max_context // PAGE_SIZE))
+        shape = (
+            config.num_hidden_layers,
+            self.num_pages * PAGE_SIZE,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        self.keys = torch.empty(shape, device=self.device, dtype=self.dtype)
+        self.values = torch.empty(shape, device=self.device, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
+        """See `Runner.step`."""
+        tokens = [token_id for item in batch for token_id in item.token_ids]
+        positions = [item.start + offset for item in batch for offset in range(len(item.token_ids))]
+        input_ids = torch.tensor([tokens], device=self.device)  # [1, tokens]
+        spans, written = self._spans(batch)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]  # [slots, kv_heads, head_dim]
+            keys[written] = key[0]
+            values[written] = value[0]
+            out = torch.empty_like(query)
+            for span in spans:
+                rows = slice(span.first, span.first + span.count)
+                out[0, rows] = _attend_span(query[0, rows], keys[span.slots], values[span.slots], span.mask)
+            return out
+
+        hidden = self.model.hidden(
+            input_ids,
+            torch.tensor([positions], device=self.device),
+            attend=attend,
+            length=self.max_context,  # dynamic rotary scaling is set by the context served, so that caches stay valid
+        )
+        wanted = torch.tensor(_wanted_rows(batch), device=self.device, dtype=torch.long)
+        logits = self.model.lm_head(hidden[0, wanted])  # [rows, vocab]
+        return logits.float().cpu().numpy()
+
+    def _spans(self, batch: Sequence[SequenceStep]) -> tuple[list[Span], slice | Int[Tensor, " tokens"]]:
+        """Places of each sequence, and the slots that the step's tokens are written to."""
+        spans, written, first = [], [], 0
+        for item in batch:
+            count = len(item.token_ids)
+            context = item.start + count
+            slots = self._slots(item.pages, context)
+            span = Span(first, count, context, slots, self._mask(count, context))
+            spans.append(span)
+            if isinstance(slots, slice):
+                written.append(torch.arange(slots.stop - count, slots.stop))
+            else:
+                written.append(slots[-count:].cpu())
+            first += count
+        only = spans[0]
+        if len(spans) == 1 and isinstance(only.slots, slice):
+            return spans, slice(only.slots.stop - only.count, only.slots.stop)
+        return spans, torch.cat(written).to(self.device)
+
+    def _slots(self, pages: Sequence[int], context: int) -> slice | Tensor:
+        used = np.asarray(pages[: -(-context // PAGE_SIZE)])
+        if (np.diff(used) == 1).all():
+            first = int(used[0]) * PAGE_SIZE
+            return slice(first, first + context)
+        slots = (used[:, None] * PAGE_SIZE + np.arange(PAGE_SIZE)).ravel()[:context]
+        return torch.from_numpy(slots).to(self.device)
+
+    def _mask(self, count: int, context: int) -> Tensor | None:
+        """Hides from each token what comes after it. One token sees everything there is."""
+        if count == 1:
+            return None
+        hidden = torch.full((count, context), float("-inf"), device=self.device, dtype=self.dtype)
+        return hidden.triu(context - count + 1)
+
+
+def _attend_span(
+    query: Float[Tensor, "count heads head_dim"],
+    keys: Float[Tensor, "context kv_heads head_dim"],
+    values: Float[Tensor, "context kv_heads head_dim"],
+    mask: Tensor | None,
+) -> Float[Tensor, "count heads head_dim"]:
+    count, heads, head_dim = query.shape
+    kv_heads = keys.shape[1]
+    keys, values = (
+        keys.transpose(0, 1)[None],
+        values.transpose(0, 1)[None],
+    )  # [1, kv_heads, context, head_dim]
+    if count == 1:
+        # the heads of one group share keys: as rows of one query they read them once
+        grouped = query.view(1, kv_heads, heads // kv_heads, head_dim)
+        return F.scaled_dot_product_attention(grouped, keys, values).reshape(1, heads, head_dim)
+    out = F.scaled_dot_product_attention(
+        query.transpose(0, 1)[None], keys, values, attn_mask=mask, enable_gqa=heads != kv_heads
+    )
+    return out[0].transpose(0, 1)
+
+
+def _wanted_rows(batch: Sequence[SequenceStep]) -> list[int]:
+    rows, first = [], 0
+    for item in batch:
+        end = first + len(item.token_ids)
+        rows += range(end - item.num_logits, end)
+        first = end
+    return rows
+
+
+def make_runner(
+    checkpoint: Checkpoint,
+    *,
+    device: str | None,
+    dtype: str | None,
+    max_context: int | None,
+    kv_bytes: int,
+) -> TorchRunner:
+    """Loads the weights of a checkpoint where they will run. See `aquila.load` for the arguments."""
+    chosen = choose_device(device)
+    if dtype is not None and dtype not in TORCH_DTYPES:
+        raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TORCH_DTYPES)}")
+    default = "fp32" if chosen.type == "cpu" else "bf16"
+    model = load_model(checkpoint, device=chosen, dtype=TORCH_DTYPES[dtype or default])
+    return TorchRunner(model, max_context=max_context, kv_bytes=kv_bytes)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the accelerator when there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name is None:
+        return accelerator or torch.device("cpu")
+    present = {"cpu"} | ({accelerator.type} if accelerator else set())
+    if name.partition(":")[0] not in present:
+        raise ConfigError(f"device: {name!r} is not here; this machine has {', '.join(sorted(present))}")
+    return torch.device(name)
