@@ -75,7 +75,7 @@ def _summarise(speeds: list[float]) -> None:
     _rule("how it went")
     peak = peak_memory_bytes()
     each = ", ".join(f"{speed:.1f}" for speed in speeds)
-    print(f"{statistics.median(speeds):.1f} tokens/s (median of {each}; the first one warms up)")
+    print(f"{statistics.median(speeds):.1f} tokens/s (median of {each})")
     print(f"peak memory {format_size(peak) if peak else 'unknown'}\n")
     print(NEXT_STEPS, end="")
 

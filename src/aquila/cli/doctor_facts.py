@@ -18,8 +18,9 @@ HUB_TIMEOUT_SECONDS = 3.0
 
 
 def installed_packages() -> dict[str, str | None]:
-    """Our direct dependencies -> their installed version, None for a missing one."""
-    return {name: _version(name) for name, extra in _requirements() if extra is None}
+    """Aquila and its direct dependencies -> their installed version, None for a missing one."""
+    names = [DISTRIBUTION, *(name for name, extra in _requirements() if extra is None)]
+    return {name: _version(name) for name in names}
 
 
 def installed_extras() -> dict[str, list[str]]:
@@ -35,7 +36,7 @@ def installed_extras() -> dict[str, list[str]]:
 def _requirements() -> list[tuple[str, str | None]]:
     """(package, the extra it belongs to) of every direct dependency, from the installed metadata."""
     found = []
-    for line in metadata.requires(DISTRIBUTION) or []:
+    for line in (metadata.requires(DISTRIBUTION) if _version(DISTRIBUTION) else None) or []:
         specification, _, marker = line.partition(";")
         name = re.match(r"[A-Za-z0-9._-]+", specification)
         extra = re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", marker)
@@ -132,7 +133,7 @@ def _ask(name: str, url: str, timeout_seconds: float, answers: dict[str, dict[st
     started = time.monotonic()
     try:
         status = httpx.head(url, timeout=timeout_seconds).status_code
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:  # the last two: an unusable proxy
         answers[name] = {"reachable": False, "detail": str(error) or type(error).__name__, "seconds": None}
         return
     seconds = round(time.monotonic() - started, 2)
