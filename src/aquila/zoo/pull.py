@@ -108,14 +108,8 @@ def pull(
         progress.say(f"{entry.name} is here already: {done}")
         return done
     kind = _source_kind(entry, source, source_path)
-    job = _job(
-        entry, chosen, kind, source_path, folder, progress, sleep, os.environ if environ is None else environ
-    )
-    lock = (
-        cache_dir()
-        / "locks"
-        / f"{entry.name}-{hashlib.sha256(bytes(folder.absolute())).hexdigest()[:12]}.lock"
-    )
+    job = _job(entry, chosen, kind, source_path, folder, progress, sleep, os.environ if environ is None else environ)
+    lock = cache_dir() / "locks" / f"{entry.name}-{hashlib.sha256(bytes(folder.absolute())).hexdigest()[:12]}.lock"
     with folder_lock(lock, progress.say):
         return _already_here(entry, chosen, folder) or _pull_locked(job)
 
@@ -142,9 +136,7 @@ def _already_here(entry: ModelEntry, version: Version | None, folder: Path) -> P
     if record is None:
         return None
     if record.name != entry.name or (version and record.version != version.version):
-        raise ConfigError(
-            f"{folder}: holds {record.name} {record.version} already; give another folder with --to"
-        )
+        raise ConfigError(f"{folder}: holds {record.name} {record.version} already; give another folder with --to")
     return entry_path(folder, record.files) if is_complete(folder, record) else None
 
 
@@ -155,9 +147,7 @@ def _source_kind(entry: ModelEntry, source: str | None, source_path: str | None)
         source = "url" if source_path.startswith(("http://", "https://")) else "file"
     if source is None:
         if not offered:
-            raise ConfigError(
-                f"{entry.name} is on no hub we know of; use --from file or url with --source-path"
-            )
+            raise ConfigError(f"{entry.name} is on no hub we know of; use --from file or url with --source-path")
         return offered[0]
     if source not in SOURCE_KINDS:
         raise ConfigError(f"source {source!r} is unknown; use one of {', '.join(SOURCE_KINDS)}")
@@ -236,9 +226,7 @@ def _from_modelscope(job: _Job) -> _Fetched:
 
     repo = job.entry.sources.modelscope
     assert repo is not None
-    return _download(
-        job, lambda client: list_modelscope(client, repo, job.hub, retry=job.retry, progress=job.progress)
-    )
+    return _download(job, lambda client: list_modelscope(client, repo, job.hub, retry=job.retry, progress=job.progress))
 
 
 def _from_url(job: _Job) -> _Fetched:
@@ -293,12 +281,9 @@ def _download(job: _Job, list_files: "Callable[[httpx.Client], Listing]") -> _Fe
         wanted = [file for file in listing.files if file.name not in kept]
         missing = sum((file.size or 0) - _size(job.folder / f"{file.name}.part") for file in wanted)
         require_space(job.folder, missing)
-        job.progress.say(
-            f"{len(wanted)} files, {format_size(max(missing, 0))} to fetch from {listing.source}"
-        )
+        job.progress.say(f"{len(wanted)} files, {format_size(max(missing, 0))} to fetch from {listing.source}")
         fetched = {
-            file.name: fetch(client, file, job.folder, retry=job.retry, progress=job.progress)
-            for file in wanted
+            file.name: fetch(client, file, job.folder, retry=job.retry, progress=job.progress) for file in wanted
         }
     return _Fetched(listing.source, listing.revision, kept | fetched)
 
@@ -308,11 +293,7 @@ def _kept(job: _Job, file: "RemoteFile") -> FileRecord | None:
     from aquila.zoo.download import algorithms_for  # noqa: PLC0415
 
     path = job.folder / file.name
-    if (
-        file.sha256 is None
-        or not path.is_file()
-        or (file.size is not None and path.stat().st_size != file.size)
-    ):
+    if file.sha256 is None or not path.is_file() or (file.size is not None and path.stat().st_size != file.size):
         return None
     hashes = Hashes(algorithms_for(file.name))
     size = feed_file(path, hashes)

@@ -113,9 +113,7 @@ def find(name: str) -> ModelEntry:
     entry = lookup(name)
     if entry is None:
         known = [known for known in _by_name() if "/" not in known]
-        raise ConfigError(
-            f"no model is called {name!r}{suggest(name.lower(), known)} (`aquila models` lists them)"
-        )
+        raise ConfigError(f"no model is called {name!r}{suggest(name.lower(), known)} (`aquila models` lists them)")
     return entry
 
 

@@ -116,9 +116,7 @@ def list_hugging_face(
     return Listing(f"hf:{repo}", commit, _choose(files, url))
 
 
-def list_modelscope(
-    client: httpx.Client, repo: str, hub: HubSettings, *, retry: Retry, progress: Progress
-) -> Listing:
+def list_modelscope(client: httpx.Client, repo: str, hub: HubSettings, *, retry: Retry, progress: Progress) -> Listing:
     """The useful files of a ModelScope repository."""
     url = f"{hub.modelscope_endpoint}/api/v1/models/{repo}/repo/files?Revision=master&Recursive=true"
     body = fetch_json(client, url, {}, retry, progress)
@@ -178,9 +176,7 @@ def _choose(files: list[RemoteFile], url: str) -> tuple[RemoteFile, ...]:
             "pick one with --from url --source-path ADDRESS"
         )
     if not any(file.name.endswith((".safetensors", ".bin", ".gguf")) for file in chosen):
-        raise DownloadError(
-            f"{url}: lists no weights (safetensors, pytorch_model*.bin or GGUF); choose another source"
-        )
+        raise DownloadError(f"{url}: lists no weights (safetensors, pytorch_model*.bin or GGUF); choose another source")
     return chosen
 
 

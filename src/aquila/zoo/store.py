@@ -53,9 +53,7 @@ def model_folder(name: str, version: str | None) -> Path:
 
 def is_plain_name(name: str) -> bool:
     """True for a file name that stays in its folder, whatever machine wrote it."""
-    return (
-        bool(name) and name not in {".", ".."} and not set(name) & set('/\\:\0<>"|?*') and name.isprintable()
-    )
+    return bool(name) and name not in {".", ".."} and not set(name) & set('/\\:\0<>"|?*') and name.isprintable()
 
 
 def read_record(folder: Path) -> Record | None:
@@ -67,14 +65,10 @@ def read_record(folder: Path) -> Record | None:
         record = Record.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise IntegrityError(
-            f"{path}: not a readable record ({problem}); delete it and pull the model again"
-        ) from None
+        raise IntegrityError(f"{path}: not a readable record ({problem}); delete it and pull the model again") from None
     for name in record.files:
         if not is_plain_name(name):
-            raise IntegrityError(
-                f"{path}: names a file outside its folder, {name!r}; delete the folder and pull again"
-            )
+            raise IntegrityError(f"{path}: names a file outside its folder, {name!r}; delete the folder and pull again")
     return record
 
 
@@ -109,20 +103,15 @@ def resolve(name_or_path: str | Path) -> Path:
         ConfigError: neither a path nor a known name.
         CheckpointError: a known model that has not been pulled.
     """
+    name = str(name_or_path)
+    if not name_or_path:
+        raise ConfigError("the name of the model is empty; give a path or a name (`aquila models` lists them)")
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
-    name = str(name_or_path)
     if lookup(split_reference(name)[0]) is None:
-        if (
-            isinstance(name_or_path, Path)
-            or "/" in name
-            or "\\" in name
-            or path.suffix in {".gguf", ".json", ".bin"}
-        ):
-            raise ConfigError(
-                f"{name}: no such file or folder; `aquila models` lists the models known by name"
-            )
+        if isinstance(name_or_path, Path) or "/" in name or "\\" in name or path.suffix in {".gguf", ".json", ".bin"}:
+            raise ConfigError(f"{name}: no such file or folder; `aquila models` lists the models known by name")
         known = [entry.name for entry in all_models()]
         raise ConfigError(f"{name!r} is neither a path nor a known model{suggest(name.lower(), known)}")
     found = local_path(name)
@@ -147,9 +136,7 @@ def remove(name: str) -> Path:
     if not folder.is_dir():
         others = ", ".join(path.name for path in downloaded(entry)) or "nothing of this model"
         raise CheckpointError(f"{folder} is not there, so nothing was removed; pulled: {others}")
-    (folder / RECORD_NAME).unlink(
-        missing_ok=True
-    )  # first, so that a half-deleted folder is not taken for a model
+    (folder / RECORD_NAME).unlink(missing_ok=True)  # first, so that a half-deleted folder is not taken for a model
     shutil.rmtree(folder)
     return folder
 

@@ -76,9 +76,7 @@ def check(path_or_name: str | Path, on_file: Callable[[str], None] | None = None
 def raise_if_wrong(findings: list[Finding], path: Path) -> None:
     wrong = [f"{finding.file}: {finding.message}" for finding in findings if finding.status == "wrong"]
     if wrong:
-        raise IntegrityError(
-            f"{path}: {'; '.join(wrong)}. Delete what is damaged and pull or convert it again"
-        )
+        raise IntegrityError(f"{path}: {'; '.join(wrong)}. Delete what is damaged and pull or convert it again")
 
 
 def _expectations(folder: Path) -> defaultdict[str, list[_Expectation]]:
@@ -97,9 +95,7 @@ def _read_manifest(path: Path) -> dict[str, FileRecord]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise IntegrityError(
-            f"{path}: not JSON ({error}); the checkpoint is damaged, write it again"
-        ) from None
+        raise IntegrityError(f"{path}: not JSON ({error}); the checkpoint is damaged, write it again") from None
     if not isinstance(content, dict) or "files" not in content:
         return {}  # another program's manifest
     try:
@@ -107,14 +103,10 @@ def _read_manifest(path: Path) -> dict[str, FileRecord]:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        raise IntegrityError(
-            f"{path}: {field}: {problem['msg']}; the checkpoint is damaged, write it again"
-        ) from None
+        raise IntegrityError(f"{path}: {field}: {problem['msg']}; the checkpoint is damaged, write it again") from None
     for name in files:
         if not is_plain_name(name):
-            raise IntegrityError(
-                f"{path}: names a file outside its folder, {name!r}; do not use this checkpoint"
-            )
+            raise IntegrityError(f"{path}: names a file outside its folder, {name!r}; do not use this checkpoint")
     return files
 
 
@@ -135,9 +127,7 @@ def _check_file(path: Path, expectations: list[_Expectation]) -> Finding:
     if published:
         return Finding(path.name, "ok", f"is {' = '.join(published)}, as published")
     if expectations:
-        return Finding(
-            path.name, "ok", f"agrees with {' and '.join(item.written_in for item in expectations)}"
-        )
+        return Finding(path.name, "ok", f"agrees with {' and '.join(item.written_in for item in expectations)}")
     return Finding(path.name, "unknown", f"sha256 is {digests['sha256']}; no record to compare it with")
 
 
