@@ -281,7 +281,8 @@ def _download(job: _Job, list_files: "Callable[[httpx.Client], Listing]") -> _Fe
         wanted = [file for file in listing.files if file.name not in kept]
         missing = sum((file.size or 0) - _size(job.folder / f"{file.name}.part") for file in wanted)
         require_space(job.folder, missing)
-        job.progress.say(f"{len(wanted)} files, {format_size(max(missing, 0))} to fetch from {listing.source}")
+        size = f", {format_size(missing)}" if missing > 0 else ""  # an address tells its size only when asked
+        job.progress.say(f"fetching from {listing.source}: {', '.join(file.name for file in wanted)}{size}")
         fetched = {
             file.name: fetch(client, file, job.folder, retry=job.retry, progress=job.progress) for file in wanted
         }
