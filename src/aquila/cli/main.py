@@ -27,10 +27,11 @@ app.command()(doctor.doctor)
 app.command()(demo.demo)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         print(f"aquila {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

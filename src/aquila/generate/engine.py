@@ -174,9 +174,11 @@ class Engine:
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """Runs requests together; for each its `n` completions in order."""
-        ids = [self.submit(request) for request in requests]
-        self._outbox |= {request_id: deque() for request_id in ids}
+        ids: list[int] = []
         try:
+            for request in requests:
+                ids.append(self.submit(request))
+                self._outbox[ids[-1]] = deque()
             while any(request_id in self._jobs for request_id in ids):
                 self._route(self.step())
             return [

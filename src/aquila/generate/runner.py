@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ class SequenceStep:
     num_logits: int
 
 
+@runtime_checkable  # the tests check arguments as they are passed
 class Runner(Protocol):
     """Computes steps over a pool of `num_pages` pages of `page_size` tokens each."""
 
