@@ -1,0 +1,105 @@
+"""`aquila chat`: a conversation in the terminal, or one answer in a pipe."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from aquila.chat.session import ChatSession
+    from aquila.generate.sampling import SamplingParams
+
+DEFAULT_MAX_NEW_TOKENS = 1024  # clamped to the context; the engine's 200 cuts most answers
+
+
+def chat(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Answer this and leave. Without it: a conversation, or what stdin holds."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Name from `aquila models`, or a checkpoint's path.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="Instruction before the conversation.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template by name, instead of the model's own.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens; 0: all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among tokens that make up this probability.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="An answer's longest length, in tokens.")
+    ] = DEFAULT_MAX_NEW_TOKENS,
+    seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing but the answer: no progress on stderr.")
+    ] = False,
+) -> None:
+    """Chat with a model. In a pipe it answers once, as plain text: `echo question | aquila chat -q`."""
+    from dataclasses import replace
+
+    from aquila.generate.sampling import SamplingParams
+
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    params = replace(
+        SamplingParams(max_new_tokens=max_new_tokens),
+        **{name: value for name, value in drawing.items() if value is not None},
+    )
+    interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
+    message = None if interactive else _message(prompt)
+    session = _session(model, template=template, system=system, params=params, quiet=quiet)
+    if message is None:
+        _converse(session)
+    else:
+        _answer(session, message, quiet=quiet)
+
+
+def _message(prompt: str | None) -> str:
+    """The prompt, or all of stdin as one message; both must be valid UTF-8."""
+    from aquila.cli.text_input import decode_utf8
+    from aquila.errors import ConfigError
+
+    if prompt is None:
+        data, where = sys.stdin.buffer.read(), "standard input"
+    else:
+        data, where = prompt.encode("utf-8", "surrogateescape"), "the prompt"
+    text = decode_utf8(data, where)
+    if not text.strip():
+        raise ConfigError(f"{where} is empty; give a message, as in `echo question | aquila chat -q`")
+    return text.rstrip("\r\n")
+
+
+def _session(
+    model: str | None, *, template: str | None, system: str | None, params: "SamplingParams", quiet: bool
+) -> "ChatSession":
+    from aquila.chat.session import ChatSession
+    from aquila.generate.load import load
+    from aquila.tokenizer.templates import named_template
+
+    if template is not None:
+        named_template(template)  # a typo shows before the model is loaded
+    if not quiet:
+        print(f"loading {model or 'the default model'} ...", file=sys.stderr)
+    return ChatSession(load(model), template=template, system=system, params=params)
+
+
+def _answer(session: "ChatSession", message: str, *, quiet: bool) -> None:
+    last = ""
+    for text in session.send(message):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        last = text
+    if not last.endswith("\n"):
+        sys.stdout.write("\n")
+    stats = session.last_answer
+    if stats is not None and not quiet:
+        print(f"{stats.new_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s", file=sys.stderr)
+
+
+def _converse(session: "ChatSession") -> None:
+    from rich.console import Console
+
+    from aquila.cli.repl import Repl, system_language
+    from aquila.cli.repl_prompt import terminal_reader
+    from aquila.files import cache_dir
+
+    repl = Repl(session, Console(highlight=False), language=system_language())
+    repl.run(terminal_reader(cache_dir() / "chat_history", toolbar=repl.toolbar))
