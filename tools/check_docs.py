@@ -73,6 +73,9 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _differences(english: Path, chinese: Path) -> Iterator[str]:
+    if not chinese.exists():
+        yield f"{chinese.name}: does not exist; translate {english.name}"
+        return
     pages = [path.read_text(encoding="utf-8") for path in (english, chinese)]
     headings, languages, commands = (
         [extract(page) for page in pages] for extract in (_headings, _languages, lambda page: list(_commands(page)))

@@ -74,6 +74,11 @@ def test_readmes_that_drift_apart_are_found(pages: Path, root: Path) -> None:
     assert "code blocks differ" in found
 
 
+def test_a_missing_translation_is_found(pages: Path, root: Path) -> None:
+    (pages / "README_zh.md").unlink()
+    assert faults(pages, root) == ["README_zh.md: does not exist; translate README.md"]
+
+
 def test_a_changelog_behind_the_package_is_found(pages: Path, root: Path) -> None:
     (pages / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.2\n", encoding="utf-8")
     assert faults(pages, root) == ["CHANGELOG.md: begins with 1.2.2, but the package is 1.2.3"]
