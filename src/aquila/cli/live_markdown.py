@@ -1,6 +1,7 @@
 """Markdown on the terminal as it is written: finished blocks are printed once, the last one is redrawn."""
 
 import re
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -8,28 +9,27 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
-from rich.spinner import Spinner
 
 from aquila.chat.markdown_blocks import MarkdownBlocks
 
 # A model's text must not move the cursor or retitle the window: no control characters but tab and newline.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-REDRAWS_PER_SECOND = 10
 
 
 class LiveMarkdown:
-    """Context manager that shows a growing text: `push` it piece by piece."""
+    """Context manager that shows a growing text: `push` it piece by piece.
 
-    def __init__(self, console: Console) -> None:
+    Everything is drawn by the caller's thread: with rich's own refreshing thread, a redraw and a finished block can
+    cross each other and leave lines behind.
+    """
+
+    def __init__(self, console: Console, *, seconds_between_redraws: float = 0.1) -> None:
         self._console = console
         self._blocks = MarkdownBlocks()
         self._num_printed = 0
-        self._live = Live(
-            console=console,
-            get_renderable=self._open_block,
-            refresh_per_second=REDRAWS_PER_SECOND,
-            transient=True,
-        )
+        self._seconds_between_redraws = seconds_between_redraws
+        self._last_redraw = time.monotonic()
+        self._live = Live(console=console, get_renderable=self._open_block, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "LiveMarkdown":
         self._live.start(refresh=True)
@@ -38,6 +38,10 @@ class LiveMarkdown:
     def push(self, text: str) -> None:
         for block in self._blocks.push(_CONTROL.sub("", text)):
             self._print(block)
+        now = time.monotonic()
+        if now - self._last_redraw >= self._seconds_between_redraws:
+            self._last_redraw = now
+            self._live.refresh()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -55,7 +59,7 @@ class LiveMarkdown:
 
     def _open_block(self) -> RenderableType:
         if not self._num_printed and not self._blocks.open:
-            return Spinner("dots")
+            return "…"
         return _Block(self._blocks.open, max_lines=max(1, self._console.height - 2))
 
 
