@@ -5,7 +5,6 @@ from functools import cache
 
 from aquila.generate.request import Delta
 from aquila.generate.sampling import SamplingParams
-from aquila.model.config import ModelConfig
 from aquila.tokenizer.samples import CHINESE, CODE, ENGLISH
 from aquila.tokenizer.stream import StreamDecoder
 from aquila.tokenizer.tokenizer import Tokenizer
@@ -52,16 +51,7 @@ class ScriptedModel:
         self.tokenizer = small_tokenizer()
         self.template_name = template_name
         self.kind = kind
-        self.config = ModelConfig(
-            vocab_size=self.tokenizer.vocab_size,
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            head_dim=8,
-            max_position_embeddings=context,
-        )
+        self.max_context = context
         self.prompts: list[str] = []
         self.params: list[SamplingParams] = []
         self.num_closed = 0

@@ -22,7 +22,6 @@ from aquila.chat.transcript import Transcript, load_transcript, save_transcript
 from aquila.errors import ConfigError, GenerationError
 from aquila.generate.request import Delta
 from aquila.generate.sampling import SamplingParams
-from aquila.model.config import ModelConfig
 from aquila.tokenizer.templates import TEMPLATES, ChatTemplate, Message, stop_token_ids, template_for
 from aquila.tokenizer.tokenizer import Tokenizer
 
@@ -42,7 +41,7 @@ class ChatModel(Protocol):
     @property
     def template_name(self) -> str | None: ...
     @property
-    def config(self) -> ModelConfig: ...
+    def max_context(self) -> int: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]: ...
@@ -111,7 +110,7 @@ class ChatSession:
     @property
     def max_context(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return self.model.config.max_position_embeddings
+        return self.model.max_context
 
     def send(self, text: str) -> Generator[str, None, None]:
         """Answers a message, piece by piece. The round joins the history when the iterator ends or is closed.

@@ -10,7 +10,7 @@ One thread at a time may use an engine; it holds no lock.
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,7 +156,7 @@ class Engine:
             return []
         return [self._finish(branch, "", (), "cancelled", ()) for branch in list(job.branches)]
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta]:
         """Deltas of one request as they come. Closing the iterator cancels the request. Several may be open."""
         request_id = self.submit(request)
         self._outbox[request_id] = deque()

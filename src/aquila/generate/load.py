@@ -1,7 +1,7 @@
 """`aquila.load`: from a name or a path to a model that generates."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,11 @@ class Model:
     kind: str | None = None
     template_name: str | None = None
 
+    @property
+    def max_context(self) -> int:
+        """Positions that prompt and answer may have together."""
+        return self.engine.max_context
+
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -46,7 +51,7 @@ class Model:
         requests = [Request(tuple(self.prompt_ids(text)), params) for text in texts]
         return [completion for group in self.engine.generate(requests) for completion in group]
 
-    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Delta]:
+    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Delta]:
         """Deltas of one request as they come; closing the iterator cancels it."""
         return self.engine.stream(Request(tuple(prompt_ids), params))
 

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose product, when no gradient is wanted on a CPU, uses all cores and the whole memory bandwidth."""
+    """`nn.Linear` whose product, when no gradient is wanted on a CPU, uses all cores and the whole memory bandwidth.
+
+    Its storage is left as allocated: `Transformer.init_weights` or a checkpoint fills it.
+    """
+
+    def reset_parameters(self) -> None:
+        pass
 
     def forward(self, input: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         return multiply(input, self.weight, self.bias)

@@ -104,12 +104,19 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+class Embedding(nn.Embedding):
+    """`nn.Embedding` that is left as allocated; on the meta device torch's own filling imports its compiler (1 s)."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class Decoder(nn.Module):
     """Embedding, blocks and the last norm: token ids to hidden states."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = RotaryEmbedding(config)
