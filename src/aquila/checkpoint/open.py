@@ -1,0 +1,63 @@
+"""Opens a checkpoint of any format: `open_checkpoint(path)` finds out which it is."""
+
+import dataclasses
+from pathlib import Path
+
+from aquila.checkpoint.checkpoint import Checkpoint
+from aquila.checkpoint.flagai import read_flagai
+from aquila.checkpoint.folder import read_json
+from aquila.checkpoint.gguf import read_gguf
+from aquila.checkpoint.gguf_file import is_gguf
+from aquila.checkpoint.hf import read_hf
+from aquila.checkpoint.native import MANIFEST, read_native
+from aquila.errors import CheckpointError
+
+__all__ = ["Checkpoint", "open_checkpoint"]
+
+PULL_RECORD = "aquila.json"  # beside the files of a pulled model: name, licence, chat_template, digests
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a folder (native, Hugging Face, FlagAI, or with one GGUF file in it) or a file of one.
+
+    Only headers are read, but they are checked completely: what comes back can be loaded.
+
+    Raises:
+        CheckpointError: not a checkpoint, damaged, or its tensors are not those of its config.
+        ConfigError: the config describes no model this program knows.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; give a checkpoint folder or a .gguf file")
+    if path.is_file() and not is_gguf(path):
+        if path.suffix == ".gguf":
+            return read_gguf(path)  # says what is wrong with it
+        return open_checkpoint(path.parent)
+    folder = path if path.is_dir() else path.parent
+    checkpoint = read_gguf(path) if path.is_file() else _open_folder(path)
+    if (folder / PULL_RECORD).is_file() and checkpoint.format != "native":
+        record = {**checkpoint.manifest, **read_json(folder / PULL_RECORD)}
+        return dataclasses.replace(checkpoint, manifest=record)
+    return checkpoint
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    if (path / MANIFEST).is_file():
+        return read_native(path)
+    if (path / "config.json").is_file():
+        raw = read_json(path / "config.json")
+        if "model_type" in raw:
+            return read_hf(path)
+        if "dim" in raw and "n_layers" in raw:
+            return read_flagai(path)
+        raise CheckpointError(
+            f"{path / 'config.json'}: has neither model_type (Hugging Face) nor dim and n_layers (FlagAI), "
+            f"only {', '.join(sorted(raw)[:8]) or 'nothing'}; it is not the config of a model"
+        )
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return read_gguf(files[0])
+    names = sorted(entry.name for entry in path.iterdir())
+    found = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "an empty folder"
+    advice = "name one of the .gguf files" if files else "a checkpoint has a config.json or is a .gguf file"
+    raise CheckpointError(f"{path}: no checkpoint recognised, found {found}; {advice}")
