@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from aquila.cli.main import command_names
+from aquila.cli.app import command_names
 
 PACKAGE = "src/aquila"
 LINK = re.compile(r"\]\(([^)\s]+)\)")

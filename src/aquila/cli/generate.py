@@ -60,6 +60,8 @@ def generate(
     )
     if stream and (n > 1 or as_json):
         raise ConfigError("--stream prints one continuation as it comes; leave out --json and --n")
+    if logprobs is not None and not as_json:
+        raise ConfigError("--logprobs has a place in JSON only; add --json")
     text = read_prompt(prompt, file)
     streaming = (sys.stdout.isatty() and n == 1 and not as_json) if stream is None else stream
 
@@ -124,9 +126,10 @@ class _Run:
         }
 
     def summary(self) -> str:
+        speed = f", then {self.tokens_per_second:.1f} tokens/s" if self.num_tokens > 1 else ""
         return (
             f"{len(self.request.prompt_ids)} prompt tokens, {self.num_tokens} new; first after "
-            f"{self.first_token_seconds:.2f} s, then {self.tokens_per_second:.1f} tokens/s"
+            f"{self.first_token_seconds:.2f} s{speed}"
         )
 
 

@@ -1,78 +1,79 @@
-"""The `aquila` command. Commands import what they need when they run, so that `aquila --help` stays instant."""
+"""The door of the `aquila` command: text is UTF-8, and whatever a user can cause ends in one line and an exit code.
 
+Exit codes: 0 done, 2 wrong usage, 1 any other error, 130 Ctrl-C. The commands are put together in app.py, which is
+imported inside `run`: importing takes a while, and Ctrl-C then is an end like any other.
+"""
+
+import io
+import os
+import signal
 import sys
-from typing import Annotated
+from typing import Literal, NoReturn, TextIO
 
-import typer
-
-from aquila import __version__
-from aquila.cli import chat, convert, demo, doctor, generate, models, tokenizer
-from aquila.errors import AquilaError
-
-app = typer.Typer(
-    name="aquila",
-    help="A bilingual (Chinese / English) code language model, from corpus to editor.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(generate.generate)
-app.command()(chat.chat)
-app.add_typer(models.app, name="models")
-app.command()(models.pull)
-app.command()(models.verify)
-app.command()(convert.convert)
-app.add_typer(tokenizer.app, name="tokenizer")
-app.command()(doctor.doctor)
-app.command()(demo.demo)
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        print(f"aquila {__version__}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of an error.")] = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log lines on stderr as JSON.")] = False,
-) -> None:
-    from aquila.log import setup_logging
-
-    setup_logging("debug" if debug else "info", json=log_json)
-
-
-def command_names() -> tuple[str, ...]:
-    """Every command as it is typed, such as `models info`."""
-    names = _names(app)
-    for group in app.registered_groups:
-        assert group.typer_instance is not None, "every group of ours is an app"
-        names += [str(group.name), *(f"{group.name} {name}" for name in _names(group.typer_instance))]
-    return tuple(names)
-
-
-def _names(group: typer.Typer) -> list[str]:
-    return [c.name or getattr(c.callback, "__name__") for c in group.registered_commands]  # noqa: B009  a function's
-
-
-def run() -> None:
-    """Entry point. An error that the user can mend is one line on stderr and its exit code; others are bugs."""
+def run() -> NoReturn:
+    """Entry point. What a user can mend is one line on stderr; other exceptions are bugs and show their traceback."""
     try:
-        app()
+        _prepare_streams()
+        sys.exit(_run())
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to stop but Python's own goodbye
+
+
+def _run() -> int | None:
+    from typer import TyperException
+
+    from aquila.cli.app import app
+    from aquila.errors import AquilaError
+
+    try:
+        exit_code = app(standalone_mode=False)
+        if exit_code == INTERRUPTED:  # typer caught it
+            raise KeyboardInterrupt
+        sys.stdout.flush()  # here, where a full disk and a closed pipe can still be reported
+    except TyperException as error:
+        message = error.format_message()
+        if not message:  # a group without a command: its help is out already
+            return error.exit_code
+        _fail(f"{message.rstrip('.?')}; --help lists what there is", error.exit_code)
     except AquilaError as error:
         _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", 1)
+        _fail(f"{where}{error.strerror or error}; check the path, its permissions and the free space", 1)
+    except MemoryError:
+        _fail("there is not enough memory for this; use a smaller model, or --dtype bf16", 1)
+    return exit_code
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _prepare_streams() -> None:
+    """Makes pipes and files speak UTF-8 whatever the locale; a terminal shows `?` for what it cannot.
+
+    A stream that the caller closed becomes the null device, or the next file that is opened would take its number.
+    """
+    sys.stdin = sys.stdin or _null("r")
+    sys.stdout = sys.stdout or _null("w")
+    sys.stderr = sys.stderr or _null("w")
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            stream.reconfigure(errors="replace")
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _null(mode: Literal["r", "w"]) -> TextIO:
+    return open(os.devnull, mode, encoding="utf-8")
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
     if "--debug" in sys.argv:
         raise
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(exit_code)

@@ -21,7 +21,8 @@ class PullProgress(PullReport):
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-        self._bars = Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console)
+        columns += (TransferSpeedColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)  # a log wants no bars
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:

@@ -119,16 +119,9 @@ def _measure(name: str, pieces: Iterable[str], tokenizer: "Tokenizer") -> dict:
 
 
 def _read_stdin() -> str:
-    from aquila.errors import ConfigError
+    from aquila.cli.text_input import decode_utf8
 
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"standard input is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}; "
-            "convert the text first, for example with iconv"
-        ) from error
+    return decode_utf8(sys.stdin.buffer.read(), "standard input")
 
 
 def _parse_ids(text: str) -> list[int]:
@@ -138,7 +131,7 @@ def _parse_ids(text: str) -> list[int]:
     if text.lstrip().startswith(("[", "{")):
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:  # the latter from lists in lists in lists
             raise ConfigError(f"standard input is not valid JSON: {error}; give token ids") from error
         words = value.get("token_ids") if isinstance(value, dict) else value
         if not isinstance(words, list):

@@ -88,7 +88,7 @@ def load(
     Raises:
         AquilaError: no such model, or its checkpoint is not whole.
     """
-    name = str(name_or_path or DEFAULT_MODEL)
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     path = resolve(name)
     checkpoint = open_checkpoint(path)
     tokenizer = checkpoint.load_tokenizer()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from aquila.checkpoint.open import Checkpoint
 from aquila.checkpoint.torch_model import TORCH_DTYPES, load_model
-from aquila.errors import ConfigError
+from aquila.config import format_size
+from aquila.errors import ConfigError, GenerationError
 from aquila.generate.runner import SequenceStep
 from aquila.model.count import kv_bytes_per_token
 from aquila.model.transformer import Transformer
@@ -59,8 +60,13 @@ class TorchRunner:
             config.num_key_value_heads,
             config.head_dim,
         )
-        self.keys = torch.empty(shape, device=self.device, dtype=self.dtype)
-        self.values = torch.empty(shape, device=self.device, dtype=self.dtype)
+        try:
+            self.keys, self.values = torch.empty((2, *shape), device=self.device, dtype=self.dtype)
+        except RuntimeError:  # torch's OutOfMemoryError is one
+            raise GenerationError(
+                f"no room for the keys and values of {self.max_context} positions "
+                f"({format_size(self.num_pages * per_page)}); give a smaller max_context"
+            ) from None
 
     @torch.inference_mode()
     def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
@@ -178,7 +184,9 @@ def choose_device(name: str | None) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name is None:
         return accelerator or torch.device("cpu")
-    present = {"cpu"} | ({accelerator.type} if accelerator else set())
-    if name.partition(":")[0] not in present:
-        raise ConfigError(f"device: {name!r} is not here; this machine has {', '.join(sorted(present))}")
+    present = ["cpu"]
+    if accelerator is not None:
+        present += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
+    if name not in present:
+        raise ConfigError(f"device: {name!r} is not here; this machine has {', '.join(present)}")
     return torch.device(name)

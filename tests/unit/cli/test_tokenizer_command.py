@@ -56,7 +56,7 @@ def test_stats(folder):
 @pytest.mark.parametrize(
     ("command", "stdin", "message"),
     [
-        ("encode", b"ab\xff", "standard input is not UTF-8: byte 0xFF at offset 2; convert the text first"),
+        ("encode", b"ab\xff", r"standard input: byte 2 \(0xff\) is not UTF-8; convert it first"),
         ("decode", "1 two", "'two' is not a token id"),
         ("decode", "[1, 2", "not valid JSON"),
         ("decode", '{"ids": []}', "standard input has no token_ids"),
