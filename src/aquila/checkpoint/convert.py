@@ -16,6 +16,7 @@ from aquila.checkpoint.hf import write_hf
 from aquila.checkpoint.native import write_native
 from aquila.checkpoint.open import open_checkpoint
 from aquila.checkpoint.tensors import DTYPES
+from aquila.config import format_size
 from aquila.errors import CheckpointError, ConfigError
 from aquila.files import atomic_write
 
@@ -36,6 +37,10 @@ _KEPT = (
     "source",
 )  # of the source's manifest
 _HEADROOM_BYTES = 32 << 20  # tokenizer and headers
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.ENOTEMPTY: "something else has written there meanwhile; name another destination",
+}
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
@@ -83,7 +88,7 @@ def convert(
     try:
         _write(export, destination, to, plan)
     except OSError as error:
-        advice = "free some space" if error.errno == errno.ENOSPC else "check the path and its permissions"
+        advice = _ADVICE.get(error.errno or 0, "check the path and its permissions")
         raise CheckpointError(f"{destination}: cannot be written: {error}; nothing was left behind, {advice}") from None
     return destination
 
@@ -131,6 +136,6 @@ def _check_room(destination: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes + _HEADROOM_BYTES:
         raise CheckpointError(
-            f"{destination}: needs {num_bytes / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; "
-            "free some space or choose another disk"
+            f"{destination}: needs {format_size(num_bytes + _HEADROOM_BYTES)} but {folder} has {format_size(free)} "
+            "free; free some space or choose another disk"
         )

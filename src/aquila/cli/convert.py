@@ -22,10 +22,9 @@ def convert(
     quantize: Annotated[str | None, typer.Option(help="q8_0 or q4_0, with --to gguf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON with the result.")] = False,
 ) -> None:
-    """Converts a checkpoint, tensor by tensor, so that models larger than memory convert too.
+    """Convert a checkpoint, tensor by tensor: a model larger than memory converts too.
 
-    The result appears whole or not at all, carries the tokenizer and the chat template, and is exact where
-    the target can hold the source's numbers.
+    The result appears whole or not at all, with the tokenizer and the chat template.
     """
     import json
     import time
@@ -39,7 +38,7 @@ def convert(
     began = time.perf_counter()
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("convert", total=None)
         run(
             resolve(source),

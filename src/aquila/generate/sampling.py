@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from aquila.errors import ConfigError
+from aquila.errors import ConfigError, GenerationError
 
 TOP_P_CANDIDATES = 1024  # top_p without top_k first looks at so many tokens before it sorts the whole vocabulary
 
@@ -107,6 +107,12 @@ class Sampler:
 
     def sample(self, logits: Float[np.ndarray, " vocab"]) -> tuple[int, TokenLogprob | None]:
         """The next token, and its log-probability when the parameters ask for it. `logits` is left as it was."""
+        peak = float(logits.max())  # NaN where any of them is
+        if not math.isfinite(peak):
+            raise GenerationError(
+                f"the model computes {peak} where a score should be: its weights are damaged (`aquila verify` tells), "
+                "or too large for this dtype (try fp32)"
+            )
         scores = self._penalise(logits) if self.params.penalised else logits
         token_id = int(scores.argmax()) if self.params.temperature == 0.0 else self._draw(scores)
         if self.params.penalised:

@@ -120,7 +120,7 @@ def test_a_disk_too_small_is_noticed_before_writing(tmp_path: Path):
             file.truncate(8 + len(text) + sizes)
         except OSError:
             pytest.skip("this file system has no files of that size")
-    with pytest.raises(CheckpointError, match=r"needs \d+\.\d\d GB but .* has \d+\.\d\d GB free"):
+    with pytest.raises(CheckpointError, match=r"needs [\d.]+ TiB but .* has [\d.]+ \w+ free"):
         convert(source, tmp_path / "out", to="native")
 
 

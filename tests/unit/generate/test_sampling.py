@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquila.errors import ConfigError
+from aquila.errors import ConfigError, GenerationError
 from aquila.generate.sampling import Sampler, SamplingParams, candidates, token_logprob
 
 
@@ -98,3 +98,12 @@ def test_token_logprob_is_log_softmax():
 def test_a_value_out_of_range_is_named(field, value, message):
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_an_error_and_not_a_token(temperature, wrong):
+    logits = np.zeros(50, dtype=np.float32)
+    logits[7] = wrong
+    with pytest.raises(GenerationError, match="its weights are damaged"):
+        Sampler(SamplingParams(temperature=temperature), [], seed=0, index=0).sample(logits)
