@@ -74,6 +74,19 @@ def tiny_model(seed: int = 0, **changes: Any) -> "Transformer":
     return model.eval().requires_grad_(False)
 
 
+def tiny_checkpoint(path: Path, **changes: Any) -> Path:
+    """A new folder `path` in the native format with the weights of `tiny_model(**changes)` and the tiny tokenizer."""
+    from aquila.checkpoint.checkpoint import Export
+    from aquila.checkpoint.native import write_native
+    from aquila.checkpoint.tensors import from_array
+
+    model = tiny_model(**changes)
+    tensors = {name: from_array(weight.numpy()) for name, weight in model.named_parameters()}
+    path.mkdir()
+    write_native(Export(model.config, tensors, "fp32", tiny_tokenizer(), {"name": "tiny"}), path)
+    return path
+
+
 def tiny_engine(model: "Transformer | None" = None, *, num_pages: int | None = None, **options: Any) -> "Engine":
     """An engine over a tiny model; `num_pages` limits the pool, so that sequences are preempted."""
     from aquila.generate.engine import Engine

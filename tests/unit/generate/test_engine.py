@@ -4,11 +4,11 @@ import random
 from dataclasses import replace
 
 import pytest
-from parts import tiny_engine, tiny_model, tiny_tokenizer
 
 from aquila.errors import GenerationError
 from aquila.generate.request import Completion, Delta, Request, assemble
 from aquila.generate.sampling import SamplingParams
+from parts import tiny_engine, tiny_model, tiny_tokenizer
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=20, ignore_eos=True, logprobs=0)
 DRAWN = SamplingParams(temperature=1.0, top_k=20, top_p=0.9, max_new_tokens=20, seed=11, ignore_eos=True, logprobs=0)

@@ -1,0 +1,106 @@
+"""Ctrl-C, a reader that leaves, a disk that fills: an exit code, at most one line, and no file that looks whole."""
+
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from parts import tiny_checkpoint
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With room for an answer of seconds."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("long") / "tiny", max_position_embeddings=1 << 14)
+
+
+def interrupt_after(process: subprocess.Popen[bytes], word: bytes) -> bytes:
+    """Sends SIGINT once a line on stderr holds `word`; gives what comes on stderr after it."""
+    assert process.stderr is not None
+    assert any(word in line for line in process.stderr), f"the command ended without saying {word!r}"
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    return rest
+
+
+@pytest.mark.parametrize("word", [b"typer.params", b"numpy.linalg", b"torch.nn.functional"])
+def test_ctrl_c_while_modules_are_imported(start, long_checkpoint: Path, word: bytes):
+    command = ("generate", "-m", long_checkpoint, "--max-new-tokens", "16000", "--temperature", "0", "class Stack:")
+    process = start(*command, python=("-X", "importtime"))
+    rest = interrupt_after(process, word)
+    assert process.returncode == 130
+    assert b"Traceback" not in rest
+    assert rest.endswith(b"error: interrupted\n")
+
+
+def test_ctrl_c_while_a_text_is_generated(start, long_checkpoint: Path):
+    process = start(
+        "generate", "-m", long_checkpoint, "--max-new-tokens", "16000", "--temperature", "0", "class Stack:"
+    )
+    assert interrupt_after(process, b"loaded") == b"error: interrupted\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("command", ["models", "doctor --offline", "generate --help"])
+def test_a_reader_that_leaves_ends_the_command_quietly(start, command: str):
+    process = start(*command.split())
+    process.stdout.close()
+    _, message = process.communicate(timeout=60)
+    assert message == b""
+    assert process.returncode == 1
+
+
+def test_a_reader_that_leaves_ends_a_stream(start, long_checkpoint: Path):
+    options = ("--stream", "-q", "--max-new-tokens", "16000", "--temperature", "0")
+    process = start("generate", "-m", long_checkpoint, *options, "class Stack:")
+    process.stdout.read(10)
+    process.stdout.close()
+    _, message = process.communicate(timeout=60)
+    assert message == b""
+    assert process.returncode == 1
+
+
+def test_closed_streams_are_no_surprise(aquila_script: str, checkpoint: Path):
+    def sh(command: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+
+    done = sh(f"{aquila_script} models >&-")
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = sh(f"{aquila_script} generate -m {checkpoint} <&-")
+    assert done.returncode == 2
+    assert b"the prompt is empty" in done.stderr
+    done = sh(f"{aquila_script} models >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: No space left on device")
+
+
+@pytest.mark.parametrize(("to", "name"), [("native", "out"), ("hf", "out"), ("gguf", "out.gguf")])
+def test_a_conversion_that_runs_out_of_room_leaves_nothing(
+    aquila_script: str, checkpoint: Path, tmp_path: Path, to: str, name: str
+):
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a disk that is full after 100 kB of a file
+
+    command = [aquila_script, "convert", checkpoint, tmp_path / name, "--to", to, "--dtype", "fp32"]
+    done = subprocess.run(command, capture_output=True, check=False, preexec_fn=limit_files)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / name}: cannot be written: ".encode())
+    assert done.stderr.count(b"\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_conversions_to_one_place_leave_one_whole(start, aquila, checkpoint: Path, tmp_path: Path):
+    command = ("convert", checkpoint, tmp_path / "out", "--to", "native")
+    both = [start(*command), start(*command)]
+    messages = [process.communicate(timeout=60)[1].decode() for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes
+    for code, message in zip(codes, messages, strict=True):
+        assert code == 0 or message.startswith("error: "), message
+    assert os.listdir(tmp_path) == ["out"]
+    aquila("verify", tmp_path / "out")
