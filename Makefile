@@ -27,6 +27,7 @@ docs: setup ## every path and command that a page names exists
 	@$(BIN)/python tools/check_docs.py
 check: lint types layers docs ## all of lint, types, layers, docs
 test: setup ## the test suite, on two workers
+	@$(BIN)/aquila pull --quiet smollm2-135m || echo 'no smollm2-135m: the test on its weights is skipped'
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 bench: setup ## every benchmark in its short form
 	@for script in bench/*.py; do echo "== $$script" && $(BIN)/python "$$script" --quick || exit 1; done

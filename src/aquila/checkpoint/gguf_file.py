@@ -26,6 +26,8 @@ _PLAIN = {0: np.dtype(np.float32), 1: np.dtype(np.float16), 30: np.dtype(ml_dtyp
 _MAX_TENSORS = 1 << 20
 _DAMAGED = "the file is damaged, fetch it again"
 
+DEQUANTISED_AT_ONCE = 1 << 17  # elements: as one row, or the package goes through 16 rows at a time, three times slower
+
 
 @dataclass(frozen=True, eq=False)
 class GgufFile:
@@ -241,9 +243,17 @@ def _dequantiser(kind: int) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
     from gguf import constants, quants  # noqa: PLC0415  as above
 
     quantisation = constants.GGMLQuantizationType(kind)
+    block_size, type_size = constants.GGML_QUANT_SIZES[quantisation]
 
     def dequantise(rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), rows.shape[1] // type_size * block_size), np.float32)
+        step = max(1, DEQUANTISED_AT_ONCE // max(1, out.shape[1]))
         with np.errstate(all="ignore"):  # a damaged scale gives NaN, which `aquila verify` names
-            return quants.dequantize(rows, quantisation)
+            for start in range(0, len(rows), step):
+                piece = rows[start : start + step]
+                out[start : start + step] = quants.dequantize(piece.reshape(1, -1), quantisation).reshape(
+                    len(piece), -1
+                )
+        return out
 
     return quantisation.name.lower(), dequantise
