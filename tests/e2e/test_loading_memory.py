@@ -24,7 +24,7 @@ def memory_bytes(field):
 
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
 before = memory_bytes("VmRSS")
-model = aquila.load(sys.argv[1], dtype="fp32")
+model = aquila.load(sys.argv[1], device="cpu", dtype="fp32")
 weights = {weight.data_ptr(): weight for weight in model.engine.runner.model.parameters()}.values()
 touched = sum(float(weight.sum()) for weight in weights)  # mapped pages count once they are read
 num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
