@@ -17,6 +17,7 @@ def run() -> NoReturn:
     """Entry point. What a user can mend is one line on stderr; other exceptions are bugs and show their traceback."""
     try:
         _prepare_streams()
+        _limit_spinning()
         sys.exit(_run())
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
@@ -66,6 +67,16 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="replace")
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _limit_spinning() -> None:
+    """Lets torch's idle threads sleep soon: where another process has the cores too, they spin each other to a halt.
+
+    Measured with smollm2-135m on 2 cores, tokens/s alone and beside a second `aquila generate`: with OpenMP's own
+    300,000 rounds 29 and 0.8, with 3,000 29 and 12, with none 23 and 17.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _null(mode: Literal["r", "w"]) -> TextIO:

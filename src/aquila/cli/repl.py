@@ -6,6 +6,7 @@ The terminal stays outside: lines come from a function, everything shown goes to
 import difflib
 import locale
 import signal
+import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
@@ -107,7 +108,7 @@ class Repl:
             self._language,
             "toolbar",
             model=self._session.model.name,
-            speed=stats.tokens_per_second if stats else 0.0,
+            speed=text(self._language, "speed", value=stats.tokens_per_second) if stats else "",
             used=self._used(),
             limit=self._session.max_context,
         )
@@ -116,7 +117,7 @@ class Repl:
         """Streams an answer. Ctrl-C stops it at the next token; a second Ctrl-C does not wait for that."""
         stopped = False
         try:
-            with closing(answer), _interrupt_flag() as interrupted, LiveMarkdown(self._console) as live:
+            with closing(answer), _interrupt_flag() as interrupted, _echo_off(), LiveMarkdown(self._console) as live:
                 for part in answer:
                     live.push(part)
                     if stopped := interrupted.is_set():
@@ -138,16 +139,18 @@ class Repl:
         self._say("unknown_command", name=name, suggestion=suggestion)
 
     def _say(self, key: str, /, **values: object) -> None:
-        self._console.print(f"[dim]{escape(text(self._language, key, **values))}[/dim]", soft_wrap=True)
+        self._console.print(f"[dim]{escape(text(self._language, key, **values))}[/dim]")
 
     def _used(self) -> int:
         stats = self._session.last_answer
         return stats.prompt_tokens + stats.new_tokens if stats else 0
 
     def _help(self, argument: str) -> None:
+        width = max(len(f"{name} {usage}") for name, usage in COMMANDS.items())
         for name, usage in COMMANDS.items():
             about = text(self._language, f"help_{name}")
-            self._console.print(f"  [bold]/{name}[/bold] {escape(usage)}  [dim]{escape(about)}[/dim]")
+            usage = escape(usage.ljust(width - len(name) - 1))
+            self._console.print(f"  [bold]/{name}[/bold] {usage}  [dim]{escape(about)}[/dim]")
 
     def _system(self, argument: str) -> None:
         if argument:
@@ -248,6 +251,23 @@ def _interrupt_flag() -> Generator[Event, None, None]:
         yield flag
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _echo_off() -> Generator[None, None, None]:
+    """Keeps what is typed meanwhile, `^C` too, off the screen: it would move the cursor that redraws count from."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def system_language() -> str:

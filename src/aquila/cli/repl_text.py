@@ -50,9 +50,10 @@ TEXTS: dict[str, dict[str, str]] = {
     "language_set": {"en": "language: English", "zh": "语言：中文"},
     "language_usage": {"en": "usage: /lang zh|en", "zh": "用法：/lang zh|en"},
     "toolbar": {
-        "en": " {model} | {speed:.1f} tokens/s | context {used}/{limit} ",
-        "zh": " {model} | {speed:.1f} token/秒 | 上下文 {used}/{limit} ",
+        "en": " {model} | {speed}context {used}/{limit} ",
+        "zh": " {model} | {speed}上下文 {used}/{limit} ",
     },
+    "speed": {"en": "{value:.1f} tokens/s | ", "zh": "{value:.1f} token/秒 | "},
     "help_help": {"en": "this list", "zh": "显示本列表"},
     "help_system": {
         "en": "show, set or remove (-) the system message",

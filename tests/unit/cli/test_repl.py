@@ -301,12 +301,14 @@ class Terminal:
 def test_a_real_terminal(tmp_path: Path):
     """Ctrl-C stops the answer, not the program; the prompt comes back; Ctrl-D leaves."""
     with Terminal(CHILD, str(tmp_path / "history")) as terminal:
-        terminal.wait_for("lists commands.")
+        terminal.wait_for("Enter sends")
         terminal.wait_for(">")
         terminal.press("go on\r")
         terminal.wait_for("word")
         terminal.press("\x03")
-        assert "Traceback" not in terminal.wait_for("(stopped)")
+        shown = terminal.wait_for("(stopped)")
+        assert "Traceback" not in shown
+        assert "^C" not in shown, "an echo moves the cursor that redraws count from"
         terminal.wait_for(">")
         terminal.press("\x04")
         assert "Traceback" not in terminal.wait_for("left with 1 round")
