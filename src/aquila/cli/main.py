@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Literal, NoReturn, TextIO
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -16,13 +17,15 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def run() -> NoReturn:
     """Entry point. What a user can mend is one line on stderr; other exceptions are bugs and show their traceback."""
     try:
+        _handle_interrupts()
         _prepare_streams()
         _limit_spinning()
         sys.exit(_run())
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to stop but Python's own goodbye
+        for number in (signal.SIGINT, signal.SIGALRM):  # all is done: nothing is left to stop but Python's own goodbye
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _run() -> int | None:
@@ -52,6 +55,25 @@ def _run() -> int | None:
     except MemoryError:
         _fail("there is not enough memory for this; use a smaller model, or --dtype bf16", 1)
     return exit_code
+
+
+def _handle_interrupts() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the caller wants it ignored, as nohup does
+        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGALRM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises `KeyboardInterrupt`, as soon as no module is being imported.
+
+    Raised while torch initialises its C++ parts it would be swallowed, or abort the process.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            signal.setitimer(signal.ITIMER_REAL, 0.02)  # SIGALRM: asks again
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _prepare_streams() -> None:
