@@ -35,6 +35,7 @@ SPECIALS: tuple[str, ...] = (
 )
 
 MAX_TOKEN_BYTES = 64  # beyond this, entries are single lines of licences and rulers of dashes
+MAX_VOCAB_SIZE = 1 << 22  # the bound of ModelConfig
 READ_CHARACTERS = 1 << 20
 
 
@@ -56,13 +57,15 @@ def train_tokenizer(
         progress: show the library's progress bars on stderr.
 
     Raises:
-        ConfigError: `vocab_size` leaves no room for the bytes and specials.
+        ConfigError: `vocab_size` leaves no room for the bytes and specials, or no model could have it.
     """
     smallest = 256 + len(specials)
     if vocab_size < smallest:
         raise ConfigError(
             f"vocab_size is {vocab_size}; 256 bytes and {len(specials)} specials need at least {smallest}"
         )
+    if vocab_size > MAX_VOCAB_SIZE:  # the library allocates a table of so many entries at once, or aborts the process
+        raise ConfigError(f"vocab_size is {vocab_size}; at most {MAX_VOCAB_SIZE} ids make a model")
     backend = tokenizers.Tokenizer(BPE())
     backend.pre_tokenizer = pre_tokenizer("smollm")
     backend.decoder = decoders.ByteLevel()

@@ -71,6 +71,8 @@ def test_absent_file(tmp_path):
 def test_vocabulary_without_room_for_the_bytes():
     with pytest.raises(ConfigError, match=f"vocab_size is 100; 256 bytes and {len(SPECIALS)} specials need"):
         train_tokenizer(["a"], vocab_size=100)
+    with pytest.raises(ConfigError, match="vocab_size is 100000000000; at most 4194304 ids make a model"):
+        train_tokenizer(["x"], vocab_size=10**11)
 
 
 def test_too_little_text_is_said(caplog):
