@@ -19,6 +19,7 @@ from aquila.checkpoint.tensors import DTYPES
 from aquila.config import format_size
 from aquila.errors import CheckpointError, ConfigError
 from aquila.files import atomic_write
+from aquila.tokenizer.templates import named_template
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ def _export(checkpoint: Checkpoint, dtype: str) -> Export:
     if tokenizer is None:
         log.warning("%s holds no tokenizer: the result can be loaded but not prompted with text", checkpoint.path)
     record = {key: checkpoint.manifest[key] for key in _KEPT if checkpoint.manifest.get(key) is not None}
+    if tokenizer is not None and tokenizer.chat_template is None and record.get("chat_template"):
+        tokenizer.chat_template = named_template(record["chat_template"]).jinja()
     record.setdefault("name", checkpoint.path.resolve().stem)
     record["converted_from"] = checkpoint.format
     return Export(checkpoint.config, checkpoint.tensors, dtype, tokenizer, record)

@@ -1,10 +1,9 @@
 """Shapes of the published models and of `tiny`, as data: one YAML file each in `presets/`. Imports no torch."""
 
-import difflib
 from functools import cache
 from importlib import resources
 
-from aquila.config import read_yaml_text
+from aquila.config import read_yaml_text, suggest
 from aquila.errors import ConfigError
 from aquila.model.config import ModelConfig, parse_config
 
@@ -23,9 +22,7 @@ def preset(name: str) -> ModelConfig:
 
 def _fields(name: str) -> dict:
     if name not in preset_names():
-        near = difflib.get_close_matches(name, preset_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(preset_names())}"
-        raise ConfigError(f"no preset is called {name!r}; {hint}")
+        raise ConfigError(f"no preset is called {name!r}{suggest(name, preset_names())}")
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     data = read_yaml_text(text, where=f"presets/{name}.yaml")
     base = data.pop("base", None)

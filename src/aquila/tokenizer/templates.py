@@ -10,6 +10,7 @@ Where a system message goes:
     aquila-v1, bair_v1                before the first user message and a blank line, for want of both
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -73,6 +74,11 @@ class Turn:
         text = self.gap + content if content else ""
         return [_fixed(self.label), Piece(text, train=train), _fixed(self.end, train=train)]
 
+    def jinja(self, content: str) -> str:
+        """A Jinja expression for this turn; `content` names the variable that holds the message."""
+        text = f"({_quote(self.gap)} + {content} if {content} else '')"
+        return f"{_quote(self.label)} + {text} + {_quote(self.end)}"
+
 
 @dataclass(frozen=True)
 class Template:
@@ -119,6 +125,30 @@ class Template:
         pieces.append(_fixed(self.assistant.label) if add_generation_prompt else _fixed(self.end, train=True))
         return [piece for piece in pieces if piece.text]
 
+    def jinja(self) -> str:
+        """The same template in the dialect of Hugging Face checkpoints and GGUF files, for other programs to read."""
+        replaces_header = self.system is None and self.header == SENTENCE
+        before_user = self.system is None and self.header != SENTENCE
+        header = f"(system or {_quote(self.header)})" if replaces_header else _quote(self.header)
+        opening = f"{_quote(self.start)} + {header} + {_quote(self.header_end)}"
+        if self.system is not None:
+            opening += f" + ({self.system.jinja('system')} if system else '')"
+        first = "(system + '\\n\\n' if system and loop.first else '') + " if before_user else ""
+        answer = self.assistant.jinja("message['content']")
+        return (
+            "{%- set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' -%}"
+            f"{{{{- {opening} -}}}}"
+            "{%- for message in messages if message['role'] != 'system' -%}"
+            "{%- if message['role'] == 'user' -%}"
+            f"{{%- set content = {first}message['content'] -%}}"
+            f"{{{{- {self.user.jinja('content')} -}}}}"
+            "{%- else -%}"
+            f"{{{{- {answer} -}}}}"
+            "{%- endif -%}"
+            "{%- endfor -%}"
+            f"{{{{- {_quote(self.assistant.label)} if add_generation_prompt else {_quote(self.end)} -}}}}"
+        )
+
     def _opening(self, system: str) -> list[Piece]:
         if not system or self.system is not None or self.header != SENTENCE:
             opening = [Piece(self.header + self.header_end)]
@@ -137,6 +167,10 @@ class Template:
     ) -> list[int]:
         """Token ids of the prompt. `TokenizerError` where the vocabulary lacks one of its control tokens."""
         return encode_pieces(tokenizer, self.pieces(messages, add_generation_prompt=add_generation_prompt))
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text)  # Jinja reads the same escapes
 
 
 def _fixed(text: str, *, train: bool = False) -> Piece:
@@ -224,6 +258,9 @@ def template_for(name: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
         return named_template(name)
     if tokenizer.chat_template is None:
         return None
+    own = next((template for template in _ALL if template.jinja() == tokenizer.chat_template), None)
+    if own is not None:  # a converted checkpoint of ours: its stop strings come back with the name
+        return own
     from aquila.tokenizer.jinja_template import JinjaTemplate  # noqa: PLC0415  jinja2 is slow to import
 
     return JinjaTemplate.from_tokenizer(tokenizer)

@@ -1,5 +1,6 @@
 """Conversion: whole or not at all, within little memory."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from aquila.checkpoint.open import open_checkpoint
 from aquila.checkpoint.tensors import LazyTensor, from_array
 from aquila.errors import CheckpointError, ConfigError
 from aquila.model.config import to_hugging_face
+from aquila.tokenizer.templates import TEMPLATES, template_for
 from checkpoint_parts import export, random_tensors, tiny_config, tiny_tokenizer, write
 
 NAMES = {"native": "out", "hf": "out", "flagai": "out", "gguf": "out.gguf"}
@@ -175,3 +177,16 @@ def test_a_damaged_source_leaves_nothing(tmp_path: Path, source: Path):
     with pytest.raises(CheckpointError, match="truncated or not safetensors"):
         convert(source, tmp_path / "out", to="native")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["native", "hf", "gguf"])
+def test_a_named_chat_template_goes_along(tmp_path: Path, to: str):
+    """As Jinja for other programs; ours knows its own by name again, with its stop strings."""
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.chat_template is None
+    made = export(tiny_config(), tokenizer=tokenizer)
+    named = dataclasses.replace(made, record={**made.record, "chat_template": "aquila-v2"})
+    source = write(named, tmp_path / "source", "native")
+    convert(source, tmp_path / NAMES[to], to=to)
+    found = open_checkpoint(tmp_path / NAMES[to]).load_tokenizer()
+    assert template_for(None, found) is TEMPLATES["aquila-v2"]

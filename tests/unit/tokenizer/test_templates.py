@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aquila.errors import ConfigError, TokenizerError
+from aquila.tokenizer.jinja_template import JinjaTemplate
 from aquila.tokenizer.load import load_tokenizer
 from aquila.tokenizer.templates import TEMPLATES, Message, stop_token_ids, template_for
 from aquila.tokenizer.tokenizer import Tokenizer
@@ -194,3 +195,26 @@ def test_the_nearest_template_is_suggested():
 
 def test_a_base_model_has_no_template():
     assert template_for(None, small_tokenizer()) is None
+
+
+CONVERSATIONS = {
+    "one question": [Message("user", "Q1")],
+    "with an instruction": [Message("system", "Be brief."), Message("user", "Q1")],
+    "two rounds": [Message("user", "Q1"), Message("assistant", "A1"), Message("user", '第二问\n"x"')],
+    "instructed rounds": [
+        Message("system", "I"),
+        Message("user", "Q1"),
+        Message("assistant", ""),
+        Message("user", "Q2"),
+    ],
+}
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_jinja_form_renders_the_same_bytes(name, conversation):
+    """Other programs read it from a GGUF or Hugging Face copy; the prompt must not differ in a space."""
+    template = TEMPLATES[name]
+    for messages, prompt in ((conversation, True), ([*conversation, Message("assistant", "A")], False)):
+        jinja = JinjaTemplate(template.jinja()).render(messages, add_generation_prompt=prompt)
+        assert jinja == template.render(messages, add_generation_prompt=prompt)
