@@ -1,5 +1,6 @@
 """Aquila from Python, as the README shows it."""
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def test_load_and_generate(model: aquila.Model):
     completions = model.generate(PROMPTS, GREEDY)
     assert [completion.prompt_token_ids for completion in completions] == tiny_tokenizer().encode_batch(PROMPTS)
     for completion in completions:
-        assert completion.text == tiny_tokenizer().decode(completion.token_ids)
+        data = b"".join(tiny_tokenizer().token_bytes(token_id) for token_id in completion.token_ids)
+        whole = codecs.getincrementaldecoder("utf-8")("replace").decode(data)  # a character that was cut is left out
+        assert completion.text == whole
         assert len(completion.token_ids) == 16
 
 

@@ -143,7 +143,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None:
         text = decode_utf8(prompt.encode("utf-8", "surrogateescape"), "the prompt")
     elif file is not None:
-        if not file.is_file():
+        if file.is_dir() or not file.exists():  # a pipe such as <(git diff) is as good as a file
             raise ConfigError(f"--file: {file} is not a file; give the path of a text")
         text = decode_utf8(file.read_bytes(), str(file))
     elif sys.stdin.isatty():

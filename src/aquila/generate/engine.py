@@ -239,7 +239,7 @@ class Engine:
         job.branches.remove(branch)
         if not job.branches:
             del self._jobs[job.request_id]
-        return self._delta(branch, text + branch.decoder.flush(), token_ids, reason, logprobs)
+        return self._delta(branch, text + branch.decoder.flush(cut=reason != "stop"), token_ids, reason, logprobs)
 
     def _delta(
         self,

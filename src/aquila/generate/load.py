@@ -93,10 +93,9 @@ def load(
     checkpoint = open_checkpoint(path)
     tokenizer = checkpoint.load_tokenizer()
     config = checkpoint.config
-    if max_context is not None and not 1 <= max_context <= config.max_position_embeddings:
-        raise ConfigError(
-            f"max_context: {max_context} is not between 1 and the {config.max_position_embeddings} positions of {name}"
-        )
+    limit = longest_context(config)
+    if max_context is not None and not 1 <= max_context <= limit:
+        raise ConfigError(f"max_context: {max_context} is not between 1 and the {limit} positions of {name}")
     # torch takes a second and 240 MB: only a process that runs it pays
     from aquila.generate.torch_runner import make_runner  # noqa: PLC0415
 
@@ -117,6 +116,13 @@ def load(
         kind=entry.kind if entry else None,
         template_name=entry.chat_template if entry else checkpoint.manifest.get("chat_template"),
     )
+
+
+def longest_context(config: ModelConfig) -> int:
+    """Positions a sequence may have at most: dynamic rotary scaling reaches `factor` times as far when asked to."""
+    scaling = config.rope_scaling
+    stretch = scaling.factor if scaling is not None and scaling.type == "dynamic" else 1.0
+    return int(config.max_position_embeddings * stretch)
 
 
 def end_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:

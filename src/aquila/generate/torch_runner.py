@@ -19,6 +19,7 @@ from aquila.checkpoint.torch_model import TORCH_DTYPES, load_model
 from aquila.config import format_size
 from aquila.errors import ConfigError, GenerationError
 from aquila.generate.runner import SequenceStep
+from aquila.machine import Memory, read_memory
 from aquila.model.count import kv_bytes_per_token
 from aquila.model.transformer import Transformer
 
@@ -174,9 +175,22 @@ def make_runner(
     chosen = choose_device(device)
     if dtype is not None and dtype not in TORCH_DTYPES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TORCH_DTYPES)}")
-    default = "fp32" if chosen.type == "cpu" else "bf16"
-    model = load_model(checkpoint, device=chosen, dtype=TORCH_DTYPES[dtype or default])
+    dtype = dtype or ("fp32" if chosen.type == "cpu" else "bf16")
+    if chosen.type == "cpu":
+        num_elements = sum(tensor.num_elements for tensor in checkpoint.tensors.values())
+        require_memory(num_elements * TORCH_DTYPES[dtype].itemsize, dtype, read_memory())
+    model = load_model(checkpoint, device=chosen, dtype=TORCH_DTYPES[dtype])
     return TorchRunner(model, max_context=max_context, kv_bytes=kv_bytes)
+
+
+def require_memory(num_bytes: int, dtype: str, memory: Memory | None) -> None:
+    """`GenerationError` before the system kills a process whose weights cannot fit."""
+    if memory is not None and num_bytes > memory.available_bytes:
+        advice = "dtype bf16 takes half of it" if dtype == "fp32" else "take a smaller model"
+        raise GenerationError(
+            f"the weights take {format_size(num_bytes)} in {dtype}, and {format_size(memory.available_bytes)} of "
+            f"memory is free; {advice}, and `aquila doctor` shows what fits"
+        )
 
 
 def choose_device(name: str | None) -> torch.device:

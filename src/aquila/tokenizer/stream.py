@@ -45,10 +45,16 @@ class StreamDecoder:
         data = self._tokenizer.token_bytes(token_id, with_special=not self._skip_special)
         return self._take(self._decoder.decode(data))
 
-    def flush(self) -> str:
-        """Ends the text and returns what was held back; an unfinished character becomes U+FFFD."""
+    def flush(self, *, cut: bool = False) -> str:
+        """Ends the text and returns what was held back.
+
+        An unfinished character becomes U+FFFD; when the text was `cut` short, so that its other bytes would have come,
+        it is left out.
+        """
         if self.stopped:
             return ""
+        if cut:
+            self._decoder.reset()
         ready = self._take(self._decoder.decode(b"", final=True))
         rest = "" if self.stopped else self._held
         self._held = ""

@@ -220,3 +220,22 @@ def test_a_generate_call_that_fails_leaves_nothing_behind():
     with pytest.raises(GenerationError):
         engine.generate([Request((50,), GREEDY), Request((), GREEDY)])
     assert not engine.busy
+
+
+def test_weights_that_cannot_fit_are_refused_before_loading():
+    from aquila.generate.torch_runner import require_memory
+    from aquila.machine import Memory
+
+    memory = Memory(total_bytes=24 << 30, available_bytes=20 << 30, limited_by=None)
+    require_memory(20 << 30, "fp32", memory)
+    with pytest.raises(GenerationError, match=r"the weights take 27\.2 GiB in fp32, and 20 GiB .* dtype bf16"):
+        require_memory(7_295_537_152 * 4, "fp32", memory)
+
+
+def test_dynamic_scaling_serves_a_longer_context_when_asked():
+    from aquila.generate.load import longest_context
+    from parts import tiny_config
+
+    assert longest_context(tiny_config()) == 128
+    assert longest_context(tiny_config(rope_scaling={"type": "dynamic", "factor": 4.0})) == 512
+    assert longest_context(tiny_config(rope_scaling={"type": "linear", "factor": 4.0})) == 128

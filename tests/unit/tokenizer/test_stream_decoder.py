@@ -92,6 +92,14 @@ def test_half_a_character_at_the_end_is_a_replacement():
     assert decoder.flush() == ""
 
 
+def test_half_a_character_where_the_text_was_cut_is_left_out():
+    decoder = StreamDecoder(TINY, ["b#"])
+    assert "".join(decoder.push(token_id) for token_id in byte_tokens("a中b")) == "a中"
+    assert decoder.push(BYTE_IDS[0xE4]) == ""
+    assert decoder.flush(cut=True) == "b"
+    assert decoder.flush() == ""
+
+
 def test_a_stop_string_across_tokens_is_cut_off():
     decoder = StreamDecoder(TINY, ["###"])
     assert [decoder.push(token_id) for token_id in byte_tokens("a##b###c")] == [
