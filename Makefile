@@ -6,7 +6,9 @@ STAMP := .venv/.installed
 .DEFAULT_GOAL := help
 .PHONY: setup demo fmt lint types layers docs check test bench size clean help
 
-$(STAMP): pyproject.toml constraints.txt
+NATIVE := $(wildcard native/*.cpp native/*.h native/CMakeLists.txt)
+
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python {sys.version.split()[0]} is too old: Aquila needs 3.11 or newer; run make PYTHON=python3.12 setup")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt

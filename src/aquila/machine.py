@@ -80,6 +80,22 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process holds now; None where the system does not say."""
+    if sys.platform != "linux":
+        return None
+    fields = (root / "proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def may_have_accelerator(root: Path = Path("/")) -> bool:
+    """Whether asking torch for an accelerator is worth its import: a driver's device is there."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    names = ("nvidiactl", "nvidia0", "kfd", "dxg", "davinci_manager", "accel", "hl0")
+    return sys.platform != "linux" or any((root / "dev" / name).exists() for name in names)
+
+
 def _linux_cpu(root: Path) -> tuple[str, int | None, set[str]]:
     text = (root / "proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)

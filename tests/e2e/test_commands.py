@@ -8,7 +8,7 @@ import pytest
 from aquila.checkpoint.open import open_checkpoint
 from checkpoint_parts import assert_equal
 from loopback import serve
-from parts import tiny_tokenizer
+from parts import tiny_checkpoint, tiny_tokenizer
 
 pytestmark = pytest.mark.e2e
 
@@ -58,6 +58,16 @@ def test_generate_prints_a_json_line_a_completion_and_one_of_statistics(aquila, 
     assert stats["tokens_per_second"] > 0
     assert stats["time_to_first_token_seconds"] > 0
     assert stats["peak_memory_bytes"] > 1 << 20
+
+
+def test_generate_with_lookup_prints_the_same_with_fewer_steps(aquila, tmp_path: Path):
+    checkpoint = tiny_checkpoint(tmp_path / "tiny", initializer_range=0.1)  # its text falls into loops
+    options = ("--temperature", "0", "--max-new-tokens", "60", "--seed", "0", "--json")
+    found, stats = json_lines(aquila("generate", "--model", checkpoint, *options, "--lookup", PROMPT))
+    expected, plain = json_lines(aquila("generate", "--model", checkpoint, *options, "--no-lookup", PROMPT))
+    assert found == expected
+    assert 0 < stats["num_accepted_tokens"] <= stats["num_drafted_tokens"]
+    assert plain["num_drafted_tokens"] == 0
 
 
 def test_generate_gives_one_text_streamed_plain_and_as_json_from_argument_file_and_stdin(

@@ -14,7 +14,9 @@ TEXT_PACKAGES = (
     "log",
     "machine",
     "checkpoint",
+    "evaluate",
     "generate",
+    "kernels",
     "chat",
     "cli",
 )

@@ -11,7 +11,7 @@ from aquila.errors import CheckpointError
 from aquila.model.config import ModelConfig
 from aquila.tokenizer.tokenizer import Tokenizer
 
-Format = Literal["native", "hf", "flagai", "gguf"]
+Format = Literal["native", "hf", "flagai", "gguf", "packed"]
 _SHOWN = 8  # tensors listed of each kind in an error
 
 

@@ -6,9 +6,9 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from aquila.checkpoint.checkpoint import Checkpoint, Export, Format
+from aquila.checkpoint.checkpoint import Checkpoint, Export
 from aquila.checkpoint.flagai import write_flagai
 from aquila.checkpoint.folder import new_folder
 from aquila.checkpoint.gguf_writer import QUANTISATIONS, plan_gguf, write_gguf
@@ -71,13 +71,13 @@ def convert(
     destination = Path(destination)
     _check_options(destination, to, dtype, quantize)
     checkpoint = open_checkpoint(source)
-    export = _export(checkpoint, dtype or checkpoint.dtype)
+    export = export_of(checkpoint, dtype or checkpoint.dtype)
     plan = plan_gguf(export, quantize) if to == "gguf" else {}
     itemsize = DTYPES[export.dtype].itemsize
     total = sum(item.num_bytes for item in plan.values()) or sum(
         tensor.num_elements * itemsize for tensor in export.tensors.values()
     )
-    _check_room(destination, total)
+    require_room(destination, total)
     done = 0
 
     def count(num_bytes: int) -> None:
@@ -89,9 +89,14 @@ def convert(
     try:
         _write(export, destination, to, plan)
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "check the path and its permissions")
+        advice = write_advice(error)
         raise CheckpointError(f"{destination}: cannot be written: {error}; nothing was left behind, {advice}") from None
     return destination
+
+
+def write_advice(error: OSError) -> str:
+    """What a user can do about a destination that cannot be written."""
+    return _ADVICE.get(error.errno or 0, "check the path and its permissions")
 
 
 def _write(export: Export, destination: Path, to: str, plan: Any) -> None:
@@ -105,7 +110,7 @@ def _write(export: Export, destination: Path, to: str, plan: Any) -> None:
 
 def _check_options(destination: Path, to: str, dtype: str | None, quantize: str | None) -> None:
     for option, value, known in (
-        ("--to", to, get_args(Format)),
+        ("--to", to, (*_FOLDER_WRITERS, "gguf")),
         ("--dtype", dtype, DTYPES),
         ("--quantize", quantize, QUANTISATIONS),
     ):
@@ -122,7 +127,8 @@ def _check_options(destination: Path, to: str, dtype: str | None, quantize: str 
         raise ConfigError(f"{destination}: exists already; name another destination or remove it first")
 
 
-def _export(checkpoint: Checkpoint, dtype: str) -> Export:
+def export_of(checkpoint: Checkpoint, dtype: str) -> Export:
+    """The checkpoint on its way to another file, with the tokenizer and what its manifest knows of the model."""
     tokenizer = checkpoint.load_tokenizer() if checkpoint.has_tokenizer else None
     if tokenizer is None:
         log.warning("%s holds no tokenizer: the result can be loaded but not prompted with text", checkpoint.path)
@@ -134,7 +140,8 @@ def _export(checkpoint: Checkpoint, dtype: str) -> Export:
     return Export(checkpoint.config, checkpoint.tensors, dtype, tokenizer, record)
 
 
-def _check_room(destination: Path, num_bytes: int) -> None:
+def require_room(destination: Path, num_bytes: int) -> None:
+    """`CheckpointError` when the disk of `destination` has no room for so many bytes."""
     folder = next(parent for parent in destination.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < num_bytes + _HEADROOM_BYTES:

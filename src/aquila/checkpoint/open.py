@@ -10,6 +10,7 @@ from aquila.checkpoint.gguf import read_gguf
 from aquila.checkpoint.gguf_file import is_gguf
 from aquila.checkpoint.hf import read_hf
 from aquila.checkpoint.native import MANIFEST, read_native
+from aquila.checkpoint.packed import SUFFIX, is_packed, read_packed
 from aquila.errors import CheckpointError
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -18,7 +19,7 @@ PULL_RECORD = "aquila.json"  # beside the files of a pulled model: name, licence
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a folder (native, Hugging Face, FlagAI, or with one GGUF file in it) or a file of one.
+    """Opens a folder (native, Hugging Face, FlagAI, or with one .gguf or .aqw file in it) or a file of one.
 
     Only headers are read, but they are checked completely: what comes back can be loaded.
 
@@ -28,14 +29,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder; give a checkpoint folder or a .gguf file")
+        raise CheckpointError(f"{path}: no such file or folder; give a checkpoint folder, a .gguf or an .aqw file")
+    if path.is_file() and (path.suffix == SUFFIX or is_packed(path)):
+        return read_packed(path)
     if path.is_file() and not is_gguf(path):
         if path.suffix == ".gguf":
             return read_gguf(path)  # says what is wrong with it
         return open_checkpoint(path.parent)
     folder = path if path.is_dir() else path.parent
     checkpoint = read_gguf(path) if path.is_file() else _open_folder(path)
-    if (folder / PULL_RECORD).is_file() and checkpoint.format != "native":
+    if (folder / PULL_RECORD).is_file() and checkpoint.format not in ("native", "packed"):
         record = {**checkpoint.manifest, **read_json(folder / PULL_RECORD)}
         return dataclasses.replace(checkpoint, manifest=record)
     return checkpoint
@@ -54,10 +57,11 @@ def _open_folder(path: Path) -> Checkpoint:
             f"{path / 'config.json'}: has neither model_type (Hugging Face) nor dim and n_layers (FlagAI), "
             f"only {', '.join(sorted(raw)[:8]) or 'nothing'}; it is not the config of a model"
         )
-    files = sorted(path.glob("*.gguf"))
+    files = [*sorted(path.glob("*.gguf")), *sorted(path.glob(f"*{SUFFIX}"))]
     if len(files) == 1:
-        return read_gguf(files[0])
+        return read_packed(files[0]) if files[0].suffix == SUFFIX else read_gguf(files[0])
     names = sorted(entry.name for entry in path.iterdir())
     found = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "an empty folder"
-    advice = "name one of the .gguf files" if files else "a checkpoint has a config.json or is a .gguf file"
+    kinds = " and ".join(sorted({file.suffix for file in files}))
+    advice = f"name one of the {kinds} files" if files else "a checkpoint has a config.json or is a .gguf or .aqw file"
     raise CheckpointError(f"{path}: no checkpoint recognised, found {found}; {advice}")

@@ -26,7 +26,8 @@ TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # as c
 class QuantisedRows:
     """The rows of a tensor as the file packs them: blocks of `type` (GGUF's names: `q8_0`, `q4_1`, ...).
 
-    `rows` is uint8 `[rows, bytes per row]`. Rows can be reordered or taken apart without loss, columns not.
+    `rows` is uint8 `[rows, bytes per row]`; an unfinished last block is filled up with zeros, which only packed files
+    have. Rows can be reordered or taken apart without loss, columns not.
     """
 
     type: str

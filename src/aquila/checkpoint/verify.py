@@ -9,6 +9,7 @@ import numpy as np
 
 from aquila.checkpoint.checkpoint import Checkpoint
 from aquila.checkpoint.open import open_checkpoint
+from aquila.checkpoint.packed import check_sections, packed_file
 from aquila.errors import AquilaError
 from aquila.files import sha256_file
 
@@ -41,18 +42,32 @@ def verify_checkpoint(path: Path, *, progress: Callable[[str], None] = lambda na
         checkpoint = open_checkpoint(path)
     except AquilaError as error:
         return Verification(path, None, 0, 0, 0, (str(error),))
+    if checkpoint.format == "packed":
+        return _verify_packed(checkpoint, progress)
     recorded = checkpoint.manifest.get("files", {})
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if not isinstance(recorded, dict) or not all(isinstance(entry, dict) for entry in recorded.values()):
         broken = f"{folder}: the record of its files is damaged; fetch the checkpoint again"
         return Verification(path, checkpoint.format, 0, 0, 0, (broken,))
     findings = _check_digests(folder, recorded, progress) + _check_numbers(checkpoint, progress)
+    return _verification(checkpoint, len(recorded), findings)
+
+
+def _verify_packed(checkpoint: Checkpoint, progress: Callable[[str], None]) -> Verification:
+    """The file holds the digest of each of its tensors; only bytes that agree are read as numbers."""
+    progress(checkpoint.path.name)
+    file = packed_file(checkpoint.path)
+    findings = check_sections(file) or _check_numbers(checkpoint, progress)
+    return _verification(checkpoint, len(file.tensors) + (file.tokenizer is not None), findings)
+
+
+def _verification(checkpoint: Checkpoint, num_digests: int, findings: list[str]) -> Verification:
     return Verification(
         checkpoint.path,
         checkpoint.format,
         len(checkpoint.tensors),
         sum(tensor.num_elements for tensor in checkpoint.tensors.values()),
-        len(recorded),
+        num_digests,
         tuple(findings),
     )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aquila import __version__
-from aquila.cli import chat, convert, demo, doctor, generate, models, tokenizer
+from aquila.cli import chat, convert, demo, doctor, eval, generate, models, quantise, tokenizer
 
 app = typer.Typer(
     name="aquila",
@@ -20,7 +20,10 @@ app.add_typer(models.app, name="models")
 app.command()(models.pull)
 app.command()(models.verify)
 app.command()(convert.convert)
+app.command()(quantise.quantise)
+app.command("quantize", hidden=True)(quantise.quantise)
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(eval.app, name="eval")
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 

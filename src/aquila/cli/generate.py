@@ -40,6 +40,15 @@ def generate(
     max_context: Annotated[int | None, typer.Option(help="Positions to serve; the model's limit by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps ...; an accelerator where there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="w4 or w8: 4 or 8 bits a weight, on a CPU.")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Bytes of the whole process, as 2GiB or 2<<30; the rest is read from disk.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print how the memory limit is spent.")] = False,
+    lookup: Annotated[
+        bool | None,
+        typer.Option("--lookup/--no-lookup", help="Guess what the text said before: fewer steps where it repeats."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False,
 ) -> None:
     """Continue a text. The continuation goes to stdout, progress and tokens a second to stderr."""
@@ -60,6 +69,8 @@ def generate(
     )
     if stream and (n > 1 or as_json):
         raise ConfigError("--stream prints one continuation as it comes; leave out --json and --n")
+    if explain and memory_limit is None:
+        raise ConfigError("--explain shows how a memory limit is spent; add --memory-limit, as in 2GiB")
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs has a place in JSON only; add --json")
     text = read_prompt(prompt, file)
@@ -69,7 +80,17 @@ def generate(
     from aquila.generate.request import Request
 
     started = time.perf_counter()
-    loaded = load(model, device=device, dtype=dtype, max_context=max_context)
+    loaded = load(
+        model,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        memory_limit=memory_limit,
+        max_context=max_context,
+        lookup=lookup,
+    )
+    if explain and loaded.plan is not None:
+        print(loaded.plan.explain(), file=sys.stderr)
     if not quiet:
         print(f"loaded {loaded.name} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     run = _Run(loaded, Request(tuple(loaded.prompt_ids(text)), params))
@@ -122,14 +143,19 @@ class _Run:
             "num_output_tokens": self.num_tokens,
             "tokens_per_second": round(self.tokens_per_second, 2),
             "time_to_first_token_seconds": round(self.first_token_seconds, 4),
+            "num_drafted_tokens": self.model.engine.stats.num_drafted_tokens,
+            "num_accepted_tokens": self.model.engine.stats.num_accepted_tokens,
             "peak_memory_bytes": peak_memory_bytes(),
+            "plan": None if self.model.plan is None else self.model.plan.as_json(),
         }
 
     def summary(self) -> str:
         speed = f", then {self.tokens_per_second:.1f} tokens/s" if self.num_tokens > 1 else ""
+        engine = self.model.engine.stats
+        guesses = f"; {engine.num_accepted_tokens} of {engine.num_drafted_tokens} guesses right"
         return (
             f"{len(self.request.prompt_ids)} prompt tokens, {self.num_tokens} new; first after "
-            f"{self.first_token_seconds:.2f} s{speed}"
+            f"{self.first_token_seconds:.2f} s{speed}{guesses if engine.num_drafted_tokens else ''}"
         )
 
 

@@ -125,7 +125,12 @@ def verify(
 def _is_checkpoint(path: Path) -> bool:
     """False for bare weights, of which only the digest can be told."""
     folder = path if path.is_dir() else path.parent
-    return path.suffix == ".gguf" or (folder / "config.json").is_file() or any(path.glob("*.gguf"))
+    return (
+        path.suffix in {".gguf", ".aqw"}
+        or (folder / "config.json").is_file()
+        or any(path.glob("*.gguf"))
+        or any(path.glob("*.aqw"))
+    )
 
 
 def _check_tensors(path: Path) -> "list[Finding]":

@@ -2,7 +2,12 @@
 
 A request's life: `submit` queues its `n` sequences -> `step` plans tokens for all of them, has the runner compute,
 samples, decodes and hands out deltas -> the last delta says why it ended. What a request gets depends on its prompt,
-its parameters and its seed alone: not on the rest of the batch, on chunking, on preemption or on cached prefixes.
+its parameters and its seed alone: not on the rest of the batch, on chunking, on preemption, on cached prefixes or on
+drafts.
+
+Drafts (`lookup.py`) are guesses computed in the same step as the token before them. The sampler then draws row by row
+as it would draw step by step, and goes on for as long as it draws what was guessed; the first other token is kept and
+the rows behind it are forgotten. A right guess saves a step; a wrong one changes nothing.
 
 One thread at a time may use an engine; it holds no lock.
 """
@@ -14,12 +19,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 
 from aquila.errors import GenerationError
 from aquila.generate import scheduler
+from aquila.generate.lookup import Drafter, row_worth
 from aquila.generate.pages import PagePool
 from aquila.generate.request import Completion, Delta, Request, assemble
-from aquila.generate.runner import Runner
+from aquila.generate.runner import Runner, SequenceStep
 from aquila.generate.sampling import Sampler, TokenLogprob
 from aquila.tokenizer.stream import StreamDecoder
 from aquila.tokenizer.tokenizer import Tokenizer
@@ -36,6 +43,8 @@ class Stats:
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
     num_preemptions: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0  # drafts that came true: so many tokens took no step of their own
 
 
 @dataclass(eq=False)
@@ -48,6 +57,7 @@ class Branch:
     sampler: Sampler
     decoder: StreamDecoder
     max_new_tokens: int
+    drafter: Drafter | None = None  # from the first token on
 
 
 @dataclass(eq=False)
@@ -71,6 +81,8 @@ class Engine:
         max_batched_tokens: tokens a step computes at most; a longer prompt is computed in pieces.
         max_sequences: sequences that run at once at most.
         prefix_cache: reuse the pages of a beginning that was computed before.
+        max_draft_tokens: tokens guessed for a sequence in a step at most, 0 for none; the runner's advice when not
+            given. What comes out is the same.
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class Engine:
         max_batched_tokens: int = 512,
         max_sequences: int = 64,
         prefix_cache: bool = True,
+        max_draft_tokens: int | None = None,
     ):
         self.runner = runner
         self.tokenizer = tokenizer
@@ -91,6 +104,7 @@ class Engine:
             self.pool, max_batched_tokens=max(max_batched_tokens, max_sequences), max_sequences=max_sequences
         )
         self.max_context = min(runner.max_context, runner.num_pages * runner.page_size)
+        self.max_draft_tokens = runner.draft_tokens if max_draft_tokens is None else max_draft_tokens
         self.stats = Stats()
         self._jobs: dict[int, Job] = {}
         self._branches: dict[int, Branch] = {}  # id(sequence) -> branch
@@ -133,6 +147,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Computes one step and gives what it added. Does nothing when there is nothing to do."""
+        self._draft()
         plan = self.scheduler.plan()
         if not plan.sequences:
             assert not self._jobs, "requests wait, and nothing can run: a sequence alone must fit the pool"
@@ -145,7 +160,8 @@ class Engine:
         row = 0
         for sequence, step in zip(plan.sequences, plan.steps, strict=True):
             if step.num_logits:
-                deltas.append(self._advance(self._branches[id(sequence)], logits[row]))
+                rows = logits[row : row + step.num_logits]
+                deltas.append(self._advance(self._branches[id(sequence)], rows, step))
                 row += step.num_logits
         return deltas
 
@@ -198,28 +214,60 @@ class Engine:
         self._branches[id(branch.sequence)] = branch
         self.scheduler.add(branch.sequence)
 
-    def _advance(self, branch: Branch, logits: np.ndarray) -> Delta:
-        """Samples the next token of a branch and says what it added."""
-        params = branch.job.request.params
+    def _draft(self) -> None:
+        """Guesses what follows for every sequence that decodes; the scheduler cuts it to the room there is."""
+        if self.max_draft_tokens == 0:
+            return
+        running = [self._branches[id(sequence)] for sequence in self.scheduler.running]
+        decoding = [(branch, branch.drafter) for branch in running if branch.drafter is not None]
+        for branch, drafter in decoding:
+            produced = len(branch.sequence.token_ids) - branch.sequence.num_prompt
+            limit = branch.max_new_tokens - produced - 1  # a step gives one token more than it has drafts
+            branch.sequence.drafts = drafter.draft(limit, row_worth(len(decoding)))
+
+    def _advance(self, branch: Branch, logits: Float[np.ndarray, "rows vocab"], step: SequenceStep) -> Delta:
+        """Samples the next tokens of a branch, for as long as its drafts come true, and says what they added."""
         sequence = branch.sequence
         if len(sequence.token_ids) == sequence.num_prompt:
             self._prompt_done(branch)
-        token_id, logprob = branch.sampler.sample(logits)
-        sequence.token_ids.append(token_id)
-        self.stats.num_output_tokens += 1
-        logprobs = () if logprob is None else (logprob,)
-        is_end = token_id in params.stop_token_ids or (token_id in self.end_token_ids and not params.ignore_eos)
-        text = "" if is_end else branch.decoder.push(token_id)
-        if is_end or branch.decoder.stopped:
-            return self._finish(branch, text, (token_id,), "stop", logprobs)
-        if len(sequence.token_ids) - sequence.num_prompt >= branch.max_new_tokens:
-            return self._finish(branch, text, (token_id,), "length", logprobs)
-        return self._delta(branch, text, (token_id,), None, logprobs)
+        drafts = step.token_ids[len(step.token_ids) - step.num_logits + 1 :]
+        room = branch.max_new_tokens - (len(sequence.token_ids) - sequence.num_prompt)
+        token_ids: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        text, reason = "", None
+        for row, draft in zip(logits, (*drafts, None), strict=True):
+            token_id, logprob = branch.sampler.sample(row)
+            token_ids.append(token_id)
+            if logprob is not None:
+                logprobs.append(logprob)
+            is_end = self._is_end(branch, token_id)
+            text += "" if is_end else branch.decoder.push(token_id)
+            if is_end or branch.decoder.stopped:
+                reason = "stop"
+            elif len(token_ids) >= room:
+                reason = "length"
+            if reason is not None or token_id != draft:
+                break
+        self.scheduler.accept(sequence, token_ids)
+        if branch.drafter is not None:
+            branch.drafter.observe(token_ids)
+        self.stats.num_output_tokens += len(token_ids)
+        self.stats.num_drafted_tokens += len(drafts)
+        self.stats.num_accepted_tokens += len(token_ids) - 1
+        if reason is not None:
+            return self._finish(branch, text, tuple(token_ids), reason, tuple(logprobs))
+        return self._delta(branch, text, tuple(token_ids), None, tuple(logprobs))
+
+    def _is_end(self, branch: Branch, token_id: int) -> bool:
+        params = branch.job.request.params
+        return token_id in params.stop_token_ids or (token_id in self.end_token_ids and not params.ignore_eos)
 
     def _prompt_done(self, branch: Branch) -> None:
         """The first token of a branch is due: its prompt is in the pages now, and its siblings find it there."""
         self.stats.num_prompt_tokens += branch.sequence.num_prompt
         self.stats.num_cached_tokens += branch.sequence.num_cached
+        if self.max_draft_tokens:
+            branch.drafter = Drafter(branch.sequence.token_ids, self.max_draft_tokens)
         while branch.job.waiting:
             self._start(branch.job.waiting.pop(0))
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.errors import ConfigError
 from aquila.generate.engine import Engine
+from aquila.generate.lookup import DRAFT_TOKENS
+from aquila.generate.memory_plan import MemoryPlan
 from aquila.generate.request import Completion, Delta, Request
+from aquila.generate.runners import RunnerOptions, choose_runner
 from aquila.generate.sampling import SamplingParams
 from aquila.model.config import ModelConfig
 from aquila.tokenizer.tokenizer import Tokenizer
@@ -26,6 +29,7 @@ class Model:
         name: as asked for.
         kind: "base", "chat" or "code" when the registry knows the model, else None.
         template_name: the chat template the registry binds to it, else None.
+        plan: how the memory limit is spent; None without one.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Model:
     engine: Engine
     kind: str | None = None
     template_name: str | None = None
+    plan: MemoryPlan | None = None
 
     @property
     def max_context(self) -> int:
@@ -63,15 +68,18 @@ class Model:
         return ids
 
 
-def load(
+def load(  # noqa: PLR0913  the front door: every option has a default
     name_or_path: str | Path | None = None,
     *,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
+    memory_limit: int | str | None = None,
     max_context: int | None = None,
     kv_bytes: int = 1 << 30,
     max_batched_tokens: int = 512,
     max_sequences: int = 64,
+    lookup: bool | None = None,
 ) -> Model:
     """Loads a model for generation.
 
@@ -79,11 +87,17 @@ def load(
         name_or_path: a name of the registry that was pulled, or a checkpoint (folder or GGUF file); the default
             model when None.
         device: "cpu", "cuda", "mps" ...; the accelerator when there is one, else the CPU.
-        dtype: "fp32", "bf16" or "fp16"; fp32 on a CPU and bf16 on an accelerator when not given.
+        dtype: "fp32", "bf16" or "fp16". When not given, as the file has its weights on a CPU, quantised ones too, and
+            bf16 on an accelerator.
+        quantize: "w4" or "w8" (4 or 8 bits a weight, "w4m" with a minimum for each block), on a CPU.
+        memory_limit: bytes for the whole process, or a text such as "2GiB" or "2<<30"; what does not fit is read from
+            disk in every step. The model is packed into the cache first, once, unless it is a packed file.
         max_context: positions a sequence may have; the model's own limit when not given.
         kv_bytes: memory for keys and values, bytes.
         max_batched_tokens: tokens a step computes at most.
         max_sequences: sequences that run at once at most.
+        lookup: guess tokens that the text has said before, which saves steps where it repeats; where the runner gains
+            by it when not given.
 
     Raises:
         AquilaError: no such model, or its checkpoint is not whole.
@@ -96,16 +110,20 @@ def load(
     limit = longest_context(config)
     if max_context is not None and not 1 <= max_context <= limit:
         raise ConfigError(f"max_context: {max_context} is not between 1 and the {limit} positions of {name}")
-    # torch takes a second and 240 MB: only a process that runs it pays
-    from aquila.generate.torch_runner import make_runner  # noqa: PLC0415
-
-    runner = make_runner(checkpoint, device=device, dtype=dtype, max_context=max_context, kv_bytes=kv_bytes)
+    runner = choose_runner(
+        checkpoint, name, RunnerOptions(device, dtype, quantize, memory_limit, max_context, kv_bytes)
+    )
+    plan = getattr(runner, "plan", None)
+    if plan is not None:
+        max_batched_tokens = min(max_batched_tokens, plan.step_tokens)
+        max_sequences = min(max_sequences, plan.step_tokens)
     engine = Engine(
         runner,
         tokenizer,
         end_token_ids=end_token_ids(checkpoint, tokenizer),
         max_batched_tokens=max_batched_tokens,
         max_sequences=max_sequences,
+        max_draft_tokens={None: None, False: 0, True: runner.draft_tokens or DRAFT_TOKENS}[lookup],
     )
     entry = _entry(name, path)
     return Model(
@@ -115,6 +133,7 @@ def load(
         engine=engine,
         kind=entry.kind if entry else None,
         template_name=entry.chat_template if entry else checkpoint.manifest.get("chat_template"),
+        plan=plan,
     )
 
 

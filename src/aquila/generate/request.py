@@ -21,7 +21,8 @@ class Delta:
         request_id: as given by `Engine.submit`.
         index: which of the request's `n` completions.
         text: whole characters that no stop string can begin with any more; may be empty.
-        token_ids: tokens of this step; the token that ended the completion is among them.
+        token_ids: tokens of this step, several where drafts were right, but one in the first delta of a completion; the
+            token that ended the completion is among them.
         finish_reason: "stop" (an end token or a stop string), "length", "cancelled", or None while it goes on.
         logprobs: one entry a token when the parameters ask for it.
         seed: what the completion was drawn with (first delta only says it for all).

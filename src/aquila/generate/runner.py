@@ -13,10 +13,10 @@ class SequenceStep:
     """The part of one sequence that a step computes.
 
     Attributes:
-        token_ids: the tokens to compute, in order: one while decoding, a chunk of the prompt before.
+        token_ids: the tokens to compute, in order: one and its drafts while decoding, a chunk of the prompt before.
         start: position of the first of them; everything before it is in the pages already.
         pages: page table of the sequence; covers at least `start + len(token_ids)` positions.
-        num_logits: the logits of the last so many tokens are wanted (0 inside a prompt).
+        num_logits: the logits of the last so many tokens are wanted: 0 inside a prompt, else 1 and one a draft.
     """
 
     token_ids: Sequence[int]
@@ -40,6 +40,14 @@ class Runner(Protocol):
         """Positions a sequence may have at most."""
         ...
 
+    @property
+    def draft_tokens(self) -> int:
+        """Guessed tokens a sequence that it is good to compute along in a step; 0 where that gains nothing."""
+        ...
+
     def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
-        """Writes the keys and values of all tokens to the pages; gives the wanted logits in the order of the batch."""
+        """Writes the keys and values of all tokens to the pages; gives the wanted logits in the order of the batch.
+
+        What a page holds from `start` on is stale (a draft that was wrong): it is written over, never read.
+        """
         ...

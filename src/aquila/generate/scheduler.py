@@ -1,8 +1,10 @@
-"""Which tokens the next step computes: one for every running sequence, then pieces of prompts while the budget lasts.
+"""Which tokens the next step computes: one for every running sequence, then pieces of prompts while the budget lasts,
+then drafts where room is left.
 
 Source: Yu et al. 2022 (Orca), section 3 (iteration-level batching); Agrawal et al. 2024, arXiv:2403.02310 (chunked
 prefill mixed with decoding). When pages run out, the sequence that came last gives its pages back and starts over
-later: its tokens are kept, so its result is the same.
+later: its tokens are kept, so its result is the same. Drafts take nobody's place: they get what is left of the budget
+and of the pages.
 """
 
 from collections import deque
@@ -23,6 +25,7 @@ class Sequence:
     num_cached: int = 0  # prompt tokens found in the pool at the first admission
     pages: list[int] = field(default_factory=list)
     admitted: bool = False
+    drafts: list[int] = field(default_factory=list)  # guesses of the tokens that follow `token_ids`
 
     @property
     def num_pending(self) -> int:
@@ -73,24 +76,49 @@ class Scheduler:
             if not self._admit(self.waiting[0]):
                 break
         planned = [(s, n) for s, n in self._planned.values() if s.admitted]
-        steps = tuple(
-            SequenceStep(
-                s.token_ids[s.num_computed : s.num_computed + n],
-                s.num_computed,
-                tuple(s.pages),
-                1 if n == s.num_pending else 0,
-            )
-            for s, n in planned
-        )
-        return Plan(tuple(s for s, _ in planned), steps)
+        self._fit_drafts([s for s, n in planned if n == s.num_pending])
+        return Plan(tuple(s for s, _ in planned), tuple(_sequence_step(s, n) for s, n in planned))
 
     def commit(self, plan: Plan) -> None:
         """Records that the step was computed. Full pages become findable by their tokens."""
         for sequence, step in zip(plan.sequences, plan.steps, strict=True):
-            sequence.num_computed += len(step.token_ids)
-            full = sequence.num_computed // self.pool.page_size
-            self.pool.register(sequence.pages, sequence.token_ids, sequence.num_registered, full)
-            sequence.num_registered = max(full, sequence.num_registered)
+            self._advance(sequence, len(step.token_ids) - max(step.num_logits - 1, 0))
+
+    def accept(self, sequence: Sequence, token_ids: list[int]) -> None:
+        """Appends what a step gave to a running sequence: drafts that were right, already computed, and one token more.
+
+        Pages that only wrong drafts needed are free again.
+        """
+        sequence.token_ids += token_ids
+        sequence.drafts = []
+        self._advance(sequence, len(token_ids) - 1)
+        needed = self._pages_for(len(sequence.token_ids))
+        self.pool.release(sequence.pages[needed:])
+        del sequence.pages[needed:]
+
+    def _advance(self, sequence: Sequence, count: int) -> None:
+        sequence.num_computed += count
+        full = sequence.num_computed // self.pool.page_size
+        self.pool.register(sequence.pages, sequence.token_ids, sequence.num_registered, full)
+        sequence.num_registered = max(full, sequence.num_registered)
+
+    def _fit_drafts(self, sequences: list[Sequence]) -> None:
+        """Cuts the drafts of sequences whose step reaches their end to what room is left, and takes the pages."""
+        if not any(sequence.drafts for sequence in sequences):
+            return
+        owed = sum(max(self._pages_for(len(s.token_ids) + 1) - len(s.pages), 0) for s in self.running)
+        spare = max(self.pool.num_free - owed, 0)  # so that nobody who runs lacks a page because of a draft
+        for sequence in sequences:
+            end = len(sequence.token_ids)
+            room = (len(sequence.pages) + spare) * self.pool.page_size - end
+            sequence.drafts = sequence.drafts[: min(self._budget, room)]
+            missing = self._pages_for(end + len(sequence.drafts)) - len(sequence.pages)
+            if missing > 0:
+                taken = self.pool.take(missing)
+                assert taken is not None, "spare pages are free"
+                sequence.pages += taken
+                spare -= missing
+            self._budget -= len(sequence.drafts)
 
     def _schedule(self, sequence: Sequence, count: int) -> None:
         """Plans `count` tokens of a running sequence, making room by preemption when it must."""
@@ -141,3 +169,14 @@ class Scheduler:
 
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.pool.page_size)
+
+
+def _sequence_step(sequence: Sequence, count: int) -> SequenceStep:
+    at_end = count == sequence.num_pending
+    token_ids = sequence.token_ids[sequence.num_computed : sequence.num_computed + count]
+    return SequenceStep(
+        token_ids=token_ids + sequence.drafts if at_end else token_ids,
+        start=sequence.num_computed,
+        pages=tuple(sequence.pages),
+        num_logits=1 + len(sequence.drafts) if at_end else 0,
+    )

@@ -46,6 +46,8 @@ class TorchRunner:
         kv_bytes: memory for keys and values; on a CPU the system hands it out as it is touched.
     """
 
+    draft_tokens = 0  # the bits of a logit depend on how many rows a step has, so guessing has to be asked for
+
     def __init__(self, model: Transformer, *, max_context: int | None = None, kv_bytes: int = 1 << 30):
         config = model.config
         self.model = model

@@ -110,7 +110,12 @@ def resolve(name_or_path: str | Path) -> Path:
     if path.exists():
         return path
     if lookup(split_reference(name)[0]) is None:
-        if isinstance(name_or_path, Path) or "/" in name or "\\" in name or path.suffix in {".gguf", ".json", ".bin"}:
+        if (
+            isinstance(name_or_path, Path)
+            or "/" in name
+            or "\\" in name
+            or path.suffix in {".gguf", ".aqw", ".json", ".bin"}
+        ):
             raise ConfigError(f"{name}: no such file or folder; `aquila models` lists the models known by name")
         known = [entry.name for entry in all_models()]
         raise ConfigError(f"{name!r} is neither a path nor a known model{suggest(name.lower(), known)}")

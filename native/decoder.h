@@ -1,0 +1,147 @@
+// The whole step of a decoder on a CPU: token ids in, logits out. One program that every member of a team runs, with a
+// barrier where one member needs what another has computed.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "memory.h"
+#include "stream.h"
+#include "team.h"
+#include "types.h"
+
+namespace aquila {
+
+struct Shape {
+  int64_t hidden, intermediate, vocab;
+  int layers, heads, kv_heads, head_dim;
+  float eps;
+  bool interleaved;  // rotary pairs (2i, 2i + 1)
+};
+
+// A weight matrix: in memory at `data`, or in the file at `offset` (data null).
+struct Matrix {
+  Format format = Format::f32;
+  int64_t rows = 0, columns = 0;
+  const uint8_t* data = nullptr;
+  int64_t offset = 0;
+  int64_t first_job = -1, num_jobs = 0;  // in the stream; gate and up share the jobs of gate
+  int64_t job_groups = 0;                // groups in each job but the last
+
+  int64_t stride() const { return group_bytes(format, columns); }
+  int64_t groups() const { return num_groups(rows); }
+  int64_t bytes() const { return stride() * groups(); }
+};
+
+enum Slot : int { kQ, kK, kV, kO, kGate, kUp, kDown, kLayerSlots };
+
+struct Layer {
+  std::array<Matrix, kLayerSlots> matrices;
+  std::vector<float> attention_norm, mlp_norm;  // padded to 32
+  std::array<std::vector<float>, 3> biases;     // of q, k, v; padded to 16, or empty
+};
+
+// One sequence of a step.
+struct Span {
+  int64_t first;  // row of its first token
+  int64_t count;
+  int64_t start;  // position of it
+  const int32_t* pages;
+  int64_t wanted;  // logits of the last so many tokens
+};
+
+class Decoder {
+ public:
+  Decoder(const Shape& shape, const Kernels* kernels, int threads);
+
+  // Set up: all matrices and norms, then the stream (if any matrix has no data), then the pages.
+  void set_matrix(int layer, int slot, const Matrix& matrix);  // layer -1: slot 0 embedding, slot 1 head
+  void set_norm(int layer, int which, const float* weight);    // layer -1: the last norm
+  void set_bias(int layer, int slot, const float* bias);
+  void set_stream(const std::string& path, int64_t job_bytes, int slots, int readers);
+  void set_pages(int64_t num_pages, KvType type);
+
+  // cos, sin: [tokens, head_dim / 2]. logits: [wanted rows, vocab]. `interrupted` is asked now and then by member 0.
+  // Throws std::runtime_error when weights cannot be read. False when interrupted: nothing of the step counts.
+  bool step(const std::vector<int32_t>& tokens, const std::vector<Span>& spans, const float* cos, const float* sin,
+            float* logits, const std::function<bool()>& interrupted);
+
+  const Kernels* kernels() const { return kernels_; }
+  int threads() const { return team_.size(); }
+  const Stream* stream() const { return stream_.get(); }
+  int64_t scratch_bytes() const;
+  int64_t page_bytes() const;  // in all layers
+
+ private:
+  struct Part {  // of a phase of products that read the same input
+    const Matrix* matrix;
+    const Matrix* gate;
+    Sink sink;
+    float* out;
+    int64_t ld;
+    const float* bias;
+    bool exact;
+  };
+  struct Item {  // of attention: some tokens of a span and heads that share a kv head; one chunk when split
+    int span, head, heads;
+    int64_t token, count, chunk;
+  };
+
+  void reserve(int64_t tokens, int64_t wanted);
+  void plan_attention();
+  void work(int member);
+  bool run_layer(int member, int index);
+  void embed(int member);
+  bool products(int member, const Part* parts, int num_parts, const Activations& input);
+  bool streamed_products(int member, const Part& part, const Activations& input);
+  void rotate_and_store(int member, int layer);
+  void attend(int member, int layer);
+  void attend_whole(const Item& item, const AttentionItem& rows, float* scratch);
+  AttentionItem attention_item(const Item& item, int layer) const;
+  void finish_split(int64_t token, float* row) const;
+  Activations activations(int member, int64_t tokens, int64_t columns, bool blocks) const;
+  template <typename PutRow>
+  Activations fill_activations(int member, int64_t tokens, int64_t columns, bool blocks, PutRow put);
+  Activations normed(int member, int64_t tokens, const std::vector<float>& weight, bool blocks, const int64_t* rows);
+  const Activations attention_output(int member, bool blocks);
+  const uint8_t* layer_pages(int layer) const { return pages_.data() + layer * layer_bytes_; }
+
+  const Shape shape_;
+  const Kernels* kernels_;
+  Team team_;
+  std::vector<Layer> layers_;
+  Matrix embedding_, head_;
+  std::vector<float> last_norm_;
+  std::unique_ptr<Stream> stream_;
+  KvLayout kv_{};
+  int64_t num_pages_ = 0, layer_bytes_ = 0;
+  Pages pages_;
+
+  // Scratch, sized by the largest step so far.
+  int64_t max_tokens_ = 0;
+  int64_t hidden_ld_, qkv_ld_, key_at_, value_at_, attention_ld_, mlp_ld_, activation_columns_;
+  Pages hidden_, qkv_, queries_, attention_, mlp_, activations_, scratch_, parts_;
+
+  // The step in progress.
+  const std::vector<int32_t>* tokens_ = nullptr;
+  const std::vector<Span>* spans_ = nullptr;
+  const float* cos_ = nullptr;
+  const float* sin_ = nullptr;
+  float* logits_ = nullptr;
+  const std::function<bool()>* interrupted_ = nullptr;
+  std::vector<int64_t> wanted_;    // rows whose logits are wanted
+  std::vector<int> token_spans_;   // span of each row
+  std::vector<Item> items_;
+  bool split_ = false;
+  int64_t max_chunks_ = 0;         // of a split step
+  std::vector<std::atomic<int64_t>> counters_;  // next item of each layer
+  std::atomic<bool> stopped_{false}, failed_{false};
+  std::string problem_;            // why an embedding row could not be read
+  int64_t pass_ = 0;               // running number of the first job of this step
+};
+
+}  // namespace aquila

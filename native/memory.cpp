@@ -1,0 +1,53 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <new>
+#include <utility>
+
+namespace aquila {
+namespace {
+
+std::atomic<int64_t> total{0};
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
+
+int64_t allocated_bytes() { return total.load(); }
+
+uint8_t* allocate_pages(size_t bytes, bool huge) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+  if (huge && bytes >= kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  total += static_cast<int64_t>(bytes);
+  return static_cast<uint8_t*>(memory);
+}
+
+void free_pages(uint8_t* memory, size_t bytes) {
+  if (memory == nullptr) return;
+  munmap(memory, bytes);
+  total -= static_cast<int64_t>(bytes);
+}
+
+Pages::Pages(size_t bytes, bool huge) {
+  if (bytes == 0) return;
+  bytes = (bytes + 4095) / 4096 * 4096;
+  data_ = allocate_pages(bytes, huge);
+  if (data_ == nullptr) throw std::bad_alloc();
+  size_ = bytes;
+}
+
+Pages::~Pages() { free_pages(data_, size_); }
+
+Pages::Pages(Pages&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Pages& Pages::operator=(Pages&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace aquila
