@@ -183,7 +183,7 @@ static void put_kv(const KvLayout& kv, uint8_t* head, int slot, const float* key
     }
   } else {
     float* scales = reinterpret_cast<float*>(head + 2 * kv.codes_bytes());
-    int8_t codes[4096 + kRows];
+    int8_t codes[kMaxHeadDim];
     scales[slot] = quantise_head(key, kv.dim, codes);
     for (int d = 0; d < kv.dim; ++d) reinterpret_cast<int8_t*>(head)[d * kPage + slot] = codes[d];
     scales[kPage + slot] = quantise_head(value, kv.dim, reinterpret_cast<int8_t*>(values) + slot * kv.dim);

@@ -22,7 +22,7 @@ std::pair<int64_t, int64_t> share(int64_t count, int member, int members) {
 }  // namespace
 
 Decoder::Decoder(const Shape& shape, const Kernels* kernels, int threads)
-    : shape_(shape), kernels_(kernels), team_(threads), layers_(shape.layers), counters_(shape.layers) {
+    : shape_(shape), kernels_(kernels), team_(threads), layers_(shape.layers), phases_(12 * shape.layers + 8) {
   const int64_t q_size = static_cast<int64_t>(shape.heads) * shape.head_dim;
   const int64_t kv_size = static_cast<int64_t>(shape.kv_heads) * shape.head_dim;
   hidden_ld_ = round_up(shape.hidden, kBlock);
@@ -73,6 +73,7 @@ void Decoder::set_stream(const std::string& path, int64_t job_bytes, int slots, 
     add(layer.matrices[kDown], nullptr);
   }
   add(head_, nullptr);
+  phases_ = std::vector<Phase>(phases_.size() + jobs.size());
   stream_ = std::make_unique<Stream>(path, std::move(jobs), slots, readers);
   pass_ = 0;
 }
@@ -141,7 +142,10 @@ void Decoder::plan_attention() {
     const size_t rows = spans_->size() * shape_.heads * max_chunks_;
     if (parts_.size() < rows * (kv_.dim + 2) * sizeof(float)) parts_ = Pages(rows * (kv_.dim + 2) * sizeof(float));
   }
-  for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
+  for (Phase& phase : phases_) {
+    phase.next.store(0, std::memory_order_relaxed);
+    phase.done.store(0, std::memory_order_relaxed);
+  }
 }
 
 bool Decoder::step(const std::vector<int32_t>& tokens, const std::vector<Span>& spans, const float* cos,
@@ -179,19 +183,17 @@ bool Decoder::step(const std::vector<int32_t>& tokens, const std::vector<Span>& 
 }
 
 void Decoder::work(int member) {
-  embed(member);
-  team_.barrier();
-  if (failed_.load()) return;
+  Walk walk{member};
+  if (!embed(walk)) return;
   for (int index = 0; index < shape_.layers; ++index)
-    if (!run_layer(member, index)) return;
+    if (!run_layer(walk, index)) return;
   if (wanted_.empty() && head_.first_job < 0) return;
-  const int64_t count = static_cast<int64_t>(wanted_.size());
-  const Activations input = normed(member, count, last_norm_, in_blocks(head_.format), wanted_.data());
   const Part part{&head_, nullptr, Sink::store, logits_, shape_.vocab, nullptr, true};
-  products(member, &part, 1, input);
+  multiply(walk, &part, 1, static_cast<int64_t>(wanted_.size()), shape_.hidden, in_blocks(head_.format),
+           [this](const Activations& to, int64_t token) { put_normed(to, token, wanted_[token], last_norm_); });
 }
 
-bool Decoder::run_layer(int member, int index) {
+bool Decoder::run_layer(Walk& walk, int index) {
   const Layer& layer = layers_[index];
   const auto& m = layer.matrices;
   const int64_t tokens = static_cast<int64_t>(tokens_->size());
@@ -203,164 +205,194 @@ bool Decoder::run_layer(int member, int index) {
   const Part output{&m[kO], nullptr, Sink::add, hidden_.floats(), hidden_ld_, nullptr, false};
   const Part gated{&m[kUp], &m[kGate], Sink::swiglu, mlp_.floats(), mlp_ld_, nullptr, false};
   const Part down{&m[kDown], nullptr, Sink::add, hidden_.floats(), hidden_ld_, nullptr, false};
+  const int64_t attention_size = static_cast<int64_t>(shape_.heads) * shape_.head_dim;
 
-  if (member == 0 && (*interrupted_)()) stopped_.store(true);
-  if (!products(member, projections, 3, normed(member, tokens, layer.attention_norm, in_blocks(m[kQ].format), nullptr)))
+  if (walk.member == 0 && (*interrupted_)()) stopped_.store(true);
+  if (!multiply(walk, projections, 3, tokens, shape_.hidden, in_blocks(m[kQ].format),
+                [&](const Activations& to, int64_t token) { put_normed(to, token, token, layer.attention_norm); }))
     return false;
-  team_.barrier();
-  if (stopped_.load()) return false;
-  rotate_and_store(member, index);
-  team_.barrier();
-  attend(member, index);
-  team_.barrier();
-  if (!products(member, &output, 1, attention_output(member, in_blocks(m[kO].format)))) return false;
-  team_.barrier();
-  if (!products(member, &gated, 1, normed(member, tokens, layer.mlp_norm, in_blocks(m[kUp].format), nullptr))) return false;
-  team_.barrier();
-  const Activations wide = fill_activations(member, tokens, shape_.intermediate, in_blocks(m[kDown].format),
-                                            [&](const Activations& to, int64_t token) {
-                                              kernels_->put_row(to, token, mlp_.floats() + token * mlp_ld_, nullptr, 1.0f);
-                                            });
-  if (!products(member, &down, 1, wide)) return false;
-  team_.barrier();
-  return true;
-}
-
-void Decoder::embed(int member) {
-  const int64_t stride = embedding_.stride();
-  const auto [first, last] = share(static_cast<int64_t>(tokens_->size()), member, team_.size());
-  std::vector<uint8_t> room(embedding_.data ? 0 : static_cast<size_t>(stride));
-  for (int64_t token = first; token < last; ++token) {
-    const int64_t id = (*tokens_)[token], group = id / kRows;
-    const uint8_t* data = embedding_.data + group * stride;
-    if (embedding_.data == nullptr) {
-      const std::string problem = read_past_cache(stream_->path(), embedding_.offset + group * stride, stride, room.data());
-      if (!problem.empty()) {
-        if (!failed_.exchange(true)) problem_ = problem;
-        return;
-      }
-      data = room.data();
-    }
-    kernels_->take_row(embedding_.format, data, shape_.hidden, static_cast<int>(id % kRows),
-                       hidden_.floats() + token * hidden_ld_);
-  }
-}
-
-Activations Decoder::activations(int member, int64_t tokens, int64_t columns, bool blocks) const {
-  uint8_t* data = activations_.data();
-  if (tokens == 1) data += member * activation_columns_ * static_cast<int64_t>(sizeof(float));
-  return {data, tokens, columns, blocks};
-}
-
-// One token: every member fills a copy of its own, which saves a barrier. More: each fills some of them.
-template <typename PutRow>
-Activations Decoder::fill_activations(int member, int64_t tokens, int64_t columns, bool blocks, PutRow put) {
-  const Activations to = activations(member, tokens, columns, blocks);
-  if (tokens == 1) {
-    put(to, 0);
-    return to;
-  }
-  const auto [first, last] = share(tokens, member, team_.size());
-  for (int64_t token = first; token < last; ++token) put(to, token);
-  team_.barrier();
-  return to;
-}
-
-Activations Decoder::normed(int member, int64_t tokens, const std::vector<float>& weight, bool blocks, const int64_t* rows) {
-  return fill_activations(member, tokens, shape_.hidden, blocks, [&](const Activations& to, int64_t token) {
-    const float* x = hidden_.floats() + (rows ? rows[token] : token) * hidden_ld_;
-    const float factor = kernels_->norm_factor(x, shape_.hidden, shape_.eps);
-    kernels_->put_row(to, token, x, weight.data(), factor);
-  });
-}
-
-const Activations Decoder::attention_output(int member, bool blocks) {
-  const int64_t columns = static_cast<int64_t>(shape_.heads) * shape_.head_dim;
-  const int64_t tokens = static_cast<int64_t>(tokens_->size());
+  if (!rotate_and_store(walk, index) || !attend(walk, index)) return false;
   std::vector<float> merged(split_ ? static_cast<size_t>(attention_ld_) : 0, 0.0f);
-  return fill_activations(member, tokens, columns, blocks, [&](const Activations& to, int64_t token) {
-    const float* row = attention_.floats() + token * attention_ld_;
-    if (split_) {
-      finish_split(token, merged.data());
-      row = merged.data();
+  if (!multiply(walk, &output, 1, tokens, attention_size, in_blocks(m[kO].format),
+                [&](const Activations& to, int64_t token) { put_attention(to, token, merged.data()); }))
+    return false;
+  if (!multiply(walk, &gated, 1, tokens, shape_.hidden, in_blocks(m[kUp].format),
+                [&](const Activations& to, int64_t token) { put_normed(to, token, token, layer.mlp_norm); }))
+    return false;
+  return multiply(walk, &down, 1, tokens, shape_.intermediate, in_blocks(m[kDown].format),
+                  [&](const Activations& to, int64_t token) {
+                    kernels_->put_row(to, token, mlp_.floats() + token * mlp_ld_, nullptr, 1.0f);
+                  });
+}
+
+template <typename Work, typename Finish>
+bool Decoder::phase(Walk& walk, int64_t chunks, Work work, Finish finish) {
+  Phase& phase = phases_[walk.phase++];
+  for (;;) {
+    const int64_t chunk = phase.next.fetch_add(1, std::memory_order_relaxed);
+    if (chunk >= chunks) break;
+    if (!work(chunk)) {
+      failed_.store(true);
+      return false;
     }
-    kernels_->put_row(to, token, row, nullptr, 1.0f);
+    if (phase.done.fetch_add(1, std::memory_order_acq_rel) == chunks - 1) finish();
+  }
+  for (Pause pause; phase.done.load(std::memory_order_acquire) < chunks; pause.again())
+    if (failed_.load(std::memory_order_relaxed) || stopped_.load(std::memory_order_relaxed)) return false;
+  return !failed_.load(std::memory_order_relaxed) && !stopped_.load(std::memory_order_relaxed);
+}
+
+// Enough that a member which comes late finds something left, few enough that taking them costs nothing.
+int64_t Decoder::chunks_of(int64_t pairs) const {
+  const int64_t members = team_.size();
+  return members == 1 ? 1 : std::max<int64_t>(1, std::min(pairs / 2, pairs >= 64 * members ? 6 * members : 2 * members));
+}
+
+bool Decoder::embed(Walk& walk) {
+  const int64_t stride = embedding_.stride(), tokens = static_cast<int64_t>(tokens_->size());
+  const int64_t chunks = std::min<int64_t>(tokens, 2 * team_.size());
+  std::vector<uint8_t> room(embedding_.data ? 0 : static_cast<size_t>(stride));
+  return phase(walk, chunks, [&](int64_t chunk) {
+    const auto [first, last] = share(tokens, chunk, chunks);
+    for (int64_t token = first; token < last; ++token) {
+      const int64_t id = (*tokens_)[token], group = id / kRows;
+      const uint8_t* data = embedding_.data + group * stride;
+      if (embedding_.data == nullptr) {
+        const std::string problem = stream_->read(embedding_.offset + group * stride, stride, room.data());
+        if (!problem.empty()) {
+          if (!failed_.exchange(true)) problem_ = problem;
+          return false;
+        }
+        data = room.data();
+      }
+      float* row = hidden_.floats() + token * hidden_ld_;
+      kernels_->take_row(embedding_.format, data, shape_.hidden, static_cast<int>(id % kRows), row);
+      std::fill(row + shape_.hidden, row + hidden_ld_, 0.0f);  // products of an earlier step may have left a NaN there
+    }
+    return true;
   });
 }
 
-// A member's part of all groups of the matrices. Matrices that are not in memory come piece by piece from the stream.
-bool Decoder::products(int member, const Part* parts, int num_parts, const Activations& input) {
-  int64_t total = 0;
-  for (int i = 0; i < num_parts; ++i)
-    if (parts[i].matrix->data) total += parts[i].matrix->groups();
-  auto [first, last] = share(total, member, team_.size());
-  for (int i = 0; i < num_parts; ++i) {
-    const Part& part = parts[i];
-    const Matrix& matrix = *part.matrix;
-    if (matrix.data == nullptr) {
-      if (!streamed_products(member, part, input)) return false;
-      continue;
-    }
-    const int64_t begin = std::max<int64_t>(first, 0), end = std::min(last, matrix.groups());
-    first -= matrix.groups();
-    last -= matrix.groups();
-    if (begin >= end || input.tokens == 0) continue;
-    kernels_->matmul({matrix.format, matrix.data, part.gate ? part.gate->data : nullptr, matrix.columns, matrix.rows,
-                      begin, end, input, part.sink, part.out, part.ld, part.bias, part.exact});
-  }
-  return true;
+void Decoder::put_normed(const Activations& to, int64_t token, int64_t row, const std::vector<float>& weight) const {
+  const float* x = hidden_.floats() + row * hidden_ld_;
+  kernels_->put_row(to, token, x, weight.data(), kernels_->norm_factor(x, shape_.hidden, shape_.eps));
 }
 
-bool Decoder::streamed_products(int member, const Part& part, const Activations& input) {
+void Decoder::put_attention(const Activations& to, int64_t token, float* merged) const {
+  const float* row = attention_.floats() + token * attention_ld_;
+  if (split_) {
+    finish_split(token, merged);
+    row = merged;
+  }
+  kernels_->put_row(to, token, row, nullptr, 1.0f);
+}
+
+template <typename PutRow>
+bool Decoder::multiply(Walk& walk, const Part* parts, int num_parts, int64_t tokens, int64_t columns, bool blocks, PutRow put) {
+  const int64_t own = tokens == 1 ? walk.member * activation_columns_ * static_cast<int64_t>(sizeof(float)) : 0;
+  const Activations input{activations_.data() + own, tokens, columns, blocks};
+  bool prepared = tokens != 1;  // a token alone is prepared by every member that takes a chunk, which saves a phase
+  if (tokens > 1) {
+    const int64_t chunks = std::min<int64_t>(tokens, 4 * team_.size());
+    const bool good = phase(walk, chunks, [&](int64_t chunk) {
+      const auto [first, last] = share(tokens, chunk, chunks);
+      for (int64_t token = first; token < last; ++token) put(input, token);
+      return true;
+    });
+    if (!good) return false;
+  }
+  auto prepare = [&] {
+    if (!prepared) put(input, 0);
+    prepared = true;
+  };
+  int64_t pairs = 0;
+  for (int i = 0; i < num_parts; ++i) {
+    if (parts[i].matrix->data == nullptr && !streamed(walk, parts[i], input, prepare)) return false;
+    if (parts[i].matrix->data != nullptr) pairs += (parts[i].matrix->groups() + 1) / 2;
+  }
+  if (pairs == 0 || tokens == 0) return true;
+  const int64_t chunks = chunks_of(pairs);
+  return phase(walk, chunks, [&](int64_t chunk) {
+    prepare();
+    auto [first, last] = share(pairs, chunk, chunks);
+    for (int i = 0; i < num_parts; ++i) {
+      const Part& part = parts[i];
+      const Matrix& matrix = *part.matrix;
+      if (matrix.data == nullptr) continue;
+      const int64_t here = (matrix.groups() + 1) / 2;
+      const int64_t begin = 2 * std::max<int64_t>(first, 0), end = std::min(2 * std::min(last, here), matrix.groups());
+      first -= here;
+      last -= here;
+      if (begin >= end) continue;
+      kernels_->matmul({matrix.format, matrix.data, part.gate ? part.gate->data : nullptr, matrix.columns, matrix.rows,
+                        begin, end, input, part.sink, part.out, part.ld, part.bias, part.exact});
+    }
+    return true;
+  });
+}
+
+// A matrix that is not in memory comes piece by piece from the ring. Each piece is a phase; who does its last chunk
+// gives its place in the ring back.
+bool Decoder::streamed(Walk& walk, const Part& part, const Activations& input, const std::function<void()>& prepare) {
   const Matrix& matrix = *part.matrix;
   const Matrix& leader = part.gate ? *part.gate : matrix;
   for (int64_t index = 0; index < leader.num_jobs; ++index) {
     const int64_t number = pass_ + leader.first_job + index;
-    const uint8_t* data[2];
-    if (!stream_->wait(number, data)) {
-      failed_.store(true);
-      return false;
-    }
     const int64_t group = index * leader.job_groups;
     const int64_t count = std::min(leader.job_groups, leader.groups() - group);
-    const auto [first, last] = share(count, member, team_.size());
-    const int64_t before = group * matrix.stride();  // the kernel counts groups from the start of the matrix
-    const uint8_t* weights = (part.gate ? data[1] : data[0]) - before;
-    if (first < last && input.tokens > 0)
-      kernels_->matmul({matrix.format, weights, part.gate ? data[0] - before : nullptr, matrix.columns, matrix.rows,
-                        group + first, group + last, input, part.sink, part.out, part.ld, part.bias, part.exact});
-    team_.barrier();
-    if (member == 0) stream_->release(number);
+    const int64_t pairs = (count + 1) / 2, chunks = chunks_of(pairs);
+    auto multiply_piece = [&](int64_t chunk) {
+      const uint8_t* data[2];
+      if (!stream_->wait(number, data)) return false;
+      const auto [first, last] = share(pairs, chunk, chunks);
+      const int64_t before = group * matrix.stride();  // the kernel counts groups from the start of the matrix
+      const uint8_t* weights = (part.gate ? data[1] : data[0]) - before;
+      if (input.tokens > 0) {
+        prepare();
+        kernels_->matmul({matrix.format, weights, part.gate ? data[0] - before : nullptr, matrix.columns, matrix.rows,
+                          group + 2 * first, std::min(group + 2 * last, group + count), input, part.sink, part.out, part.ld,
+                          part.bias, part.exact});
+      }
+      return true;
+    };
+    if (!phase(walk, chunks, multiply_piece, [&] { stream_->release(number); })) return false;
   }
   return true;
 }
 
-void Decoder::rotate_and_store(int member, int layer) {
+bool Decoder::rotate_and_store(Walk& walk, int layer) {
+  const int64_t items = static_cast<int64_t>(tokens_->size()) * shape_.kv_heads;
+  const int64_t chunks = std::min<int64_t>(items, 2 * team_.size());
+  return phase(walk, chunks, [&](int64_t chunk) {
+    const auto [first, last] = share(items, chunk, chunks);
+    for (int64_t item = first; item < last; ++item) rotate_item(layer, item);
+    return true;
+  });
+}
+
+// A token's key and value of one kv head into its page, and the queries that belong to it.
+void Decoder::rotate_item(int layer, int64_t item) {
   const int group = shape_.heads / shape_.kv_heads, head_dim = shape_.head_dim, dim = kv_.dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  const int64_t tokens = static_cast<int64_t>(tokens_->size());
-  const auto [first, last] = share(tokens * shape_.kv_heads, member, team_.size());
-  float key[4096], value[4096];
-  std::memset(key, 0, sizeof(float) * dim);
-  std::memset(value, 0, sizeof(float) * dim);
-  for (int64_t item = first; item < last; ++item) {
-    const int64_t token = item / shape_.kv_heads;
-    const int head = static_cast<int>(item % shape_.kv_heads);
-    const Span& span = (*spans_)[token_spans_[token]];
-    const int64_t position = span.start + token - span.first;
-    const float* row = qkv_.floats() + token * qkv_ld_;
-    const float* cos = cos_ + token * (head_dim / 2);
-    const float* sin = sin_ + token * (head_dim / 2);
-    for (int i = 0; i < group; ++i) {
-      const int64_t query = head * group + i;
-      kernels_->rotate(row + query * head_dim, cos, sin, head_dim, shape_.interleaved, scale,
-                       queries_.floats() + (token * shape_.heads + query) * dim);
-    }
-    kernels_->rotate(row + key_at_ + head * head_dim, cos, sin, head_dim, shape_.interleaved, 1.0f, key);
-    std::memcpy(value, row + value_at_ + head * head_dim, sizeof(float) * head_dim);
-    uint8_t* page = pages_.data() + layer * layer_bytes_ + span.pages[position / kPage] * kv_.page_bytes();
-    kernels_->put_kv(kv_, page + head * kv_.head_bytes(), static_cast<int>(position % kPage), key, value);
+  const int64_t token = item / shape_.kv_heads;
+  const int head = static_cast<int>(item % shape_.kv_heads);
+  const Span& span = (*spans_)[token_spans_[token]];
+  const int64_t position = span.start + token - span.first;
+  const float* row = qkv_.floats() + token * qkv_ld_;
+  const float* cos = cos_ + token * (head_dim / 2);
+  const float* sin = sin_ + token * (head_dim / 2);
+  for (int i = 0; i < group; ++i) {
+    const int64_t query = head * group + i;
+    kernels_->rotate(row + query * head_dim, cos, sin, head_dim, shape_.interleaved, scale,
+                     queries_.floats() + (token * shape_.heads + query) * dim);
   }
+  float key[kMaxHeadDim], value[kMaxHeadDim];
+  std::memset(key + head_dim, 0, sizeof(float) * (dim - head_dim));
+  std::memset(value + head_dim, 0, sizeof(float) * (dim - head_dim));
+  kernels_->rotate(row + key_at_ + head * head_dim, cos, sin, head_dim, shape_.interleaved, 1.0f, key);
+  std::memcpy(value, row + value_at_ + head * head_dim, sizeof(float) * head_dim);
+  uint8_t* page = pages_.data() + layer * layer_bytes_ + span.pages[position / kPage] * kv_.page_bytes();
+  kernels_->put_kv(kv_, page + head * kv_.head_bytes(), static_cast<int>(position % kPage), key, value);
 }
 
 AttentionItem Decoder::attention_item(const Item& item, int layer) const {
@@ -379,26 +411,26 @@ AttentionItem Decoder::attention_item(const Item& item, int layer) const {
   return rows;
 }
 
-void Decoder::attend(int member, int layer) {
-  float* scratch = scratch_.floats() + member * (kScratchFloats + 2 * kQueryRows * (kv_.dim + 2));
-  for (;;) {
-    const int64_t index = counters_[layer].fetch_add(1, std::memory_order_relaxed);
-    if (index >= static_cast<int64_t>(items_.size())) return;
+bool Decoder::attend(Walk& walk, int layer) {
+  float* scratch = scratch_.floats() + walk.member * (kScratchFloats + 2 * kQueryRows * (kv_.dim + 2));
+  return phase(walk, static_cast<int64_t>(items_.size()), [&](int64_t index) {
     const Item& item = items_[index];
     const AttentionItem rows = attention_item(item, layer);
-    if (!split_) {
-      attend_whole(item, rows, scratch);
-      continue;
-    }
-    Partial partials[kQueryRows];
-    float* values = scratch + kScratchFloats;
-    kernels_->attend_chunk(rows, item.chunk, scratch, partials, values);
-    for (int i = 0; i < item.heads; ++i) {
-      const int64_t head = item.head + i;
-      float* part = parts_.floats() + ((item.span * shape_.heads + head) * max_chunks_ + item.chunk) * (kv_.dim + 2);
-      std::memcpy(part, &partials[i], sizeof(Partial));
-      std::memcpy(part + 2, values + i * kv_.dim, sizeof(float) * kv_.dim);
-    }
+    if (split_) attend_split(item, rows, scratch);
+    else attend_whole(item, rows, scratch);
+    return true;
+  });
+}
+
+void Decoder::attend_split(const Item& item, const AttentionItem& rows, float* scratch) {
+  Partial partials[kQueryRows];
+  float* values = scratch + kScratchFloats;
+  kernels_->attend_chunk(rows, item.chunk, scratch, partials, values);
+  for (int i = 0; i < item.heads; ++i) {
+    const int64_t head = item.head + i;
+    float* part = parts_.floats() + ((item.span * shape_.heads + head) * max_chunks_ + item.chunk) * (kv_.dim + 2);
+    std::memcpy(part, &partials[i], sizeof(Partial));
+    std::memcpy(part + 2, values + i * kv_.dim, sizeof(float) * kv_.dim);
   }
 }
 
@@ -431,7 +463,7 @@ void Decoder::attend_whole(const Item& item, const AttentionItem& rows, float* s
 void Decoder::finish_split(int64_t token, float* row) const {
   const int span_index = token_spans_[token];
   const int64_t chunks = ((*spans_)[span_index].start + kChunk) / kChunk;
-  float sums[4096];
+  float sums[kMaxHeadDim];
   for (int head = 0; head < shape_.heads; ++head) {
     const float* part = parts_.floats() + (static_cast<int64_t>(span_index) * shape_.heads + head) * max_chunks_ * (kv_.dim + 2);
     Partial state;

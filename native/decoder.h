@@ -1,5 +1,8 @@
-// The whole step of a decoder on a CPU: token ids in, logits out. One program that every member of a team runs, with a
-// barrier where one member needs what another has computed.
+// The whole step of a decoder on a CPU: token ids in, logits out.
+//
+// A step is a row of phases; a phase is a number of chunks. Every member of the team walks through the phases in order,
+// takes chunks of each while there are any, and waits until all are done. Nobody waits for a member that has taken
+// nothing: on a machine that is shared, one that has lost its processor holds up at most the chunk it was at.
 #pragma once
 
 #include <array>
@@ -91,23 +94,42 @@ class Decoder {
     int64_t token, count, chunk;
   };
 
+  struct alignas(64) Phase {
+    std::atomic<int64_t> next{0};               // chunk to take
+    alignas(64) std::atomic<int64_t> done{0};
+  };
+  struct Walk {  // of a member through the phases of a step
+    int member;
+    int64_t phase = 0;
+  };
+
   void reserve(int64_t tokens, int64_t wanted);
   void plan_attention();
   void work(int member);
-  bool run_layer(int member, int index);
-  void embed(int member);
-  bool products(int member, const Part* parts, int num_parts, const Activations& input);
-  bool streamed_products(int member, const Part& part, const Activations& input);
-  void rotate_and_store(int member, int layer);
-  void attend(int member, int layer);
+  bool run_layer(Walk& walk, int index);
+  bool embed(Walk& walk);
+  // One phase: work(chunk) for the chunks that this member gets, false when it cannot be done; finish() by the member
+  // that does the last one. False when the step ends here.
+  template <typename Work, typename Finish>
+  bool phase(Walk& walk, int64_t chunks, Work work, Finish finish);
+  template <typename Work>
+  bool phase(Walk& walk, int64_t chunks, Work work) {
+    return phase(walk, chunks, work, [] {});
+  }
+  // A product whose input rows are `put` among the activations first: by each member for itself when there is one.
+  template <typename PutRow>
+  bool multiply(Walk& walk, const Part* parts, int num_parts, int64_t tokens, int64_t columns, bool blocks, PutRow put);
+  bool streamed(Walk& walk, const Part& part, const Activations& input, const std::function<void()>& prepare);
+  int64_t chunks_of(int64_t pairs) const;
+  bool rotate_and_store(Walk& walk, int layer);
+  void rotate_item(int layer, int64_t item);
+  bool attend(Walk& walk, int layer);
+  void attend_split(const Item& item, const AttentionItem& rows, float* scratch);
   void attend_whole(const Item& item, const AttentionItem& rows, float* scratch);
   AttentionItem attention_item(const Item& item, int layer) const;
   void finish_split(int64_t token, float* row) const;
-  Activations activations(int member, int64_t tokens, int64_t columns, bool blocks) const;
-  template <typename PutRow>
-  Activations fill_activations(int member, int64_t tokens, int64_t columns, bool blocks, PutRow put);
-  Activations normed(int member, int64_t tokens, const std::vector<float>& weight, bool blocks, const int64_t* rows);
-  const Activations attention_output(int member, bool blocks);
+  void put_normed(const Activations& to, int64_t token, int64_t row, const std::vector<float>& weight) const;
+  void put_attention(const Activations& to, int64_t token, float* merged) const;
   const uint8_t* layer_pages(int layer) const { return pages_.data() + layer * layer_bytes_; }
 
   const Shape shape_;
@@ -138,8 +160,8 @@ class Decoder {
   std::vector<Item> items_;
   bool split_ = false;
   int64_t max_chunks_ = 0;         // of a split step
-  std::vector<std::atomic<int64_t>> counters_;  // next item of each layer
-  std::atomic<bool> stopped_{false}, failed_{false};
+  std::vector<Phase> phases_;
+  std::atomic<bool> stopped_{false}, failed_{false};  // interrupted; weights cannot be read
   std::string problem_;            // why an embedding row could not be read
   int64_t pass_ = 0;               // running number of the first job of this step
 };

@@ -3,8 +3,8 @@
 
 // exp(x) to 2 units in the last place: 2^n * p(r), x = n ln 2 + r; 0 below -87.3 (so exp(-inf) = 0), NaN stays NaN.
 // Coefficients: Cephes expf (Moshier).
-static inline F exponential(F x) {
-  const F bounded = min(max(set(-88.0f), x), set(88.0f));  // in this order a NaN survives
+static AQUILA_INLINE F exponential(F x) {
+  const F bounded = min(set(88.0f), max(set(-88.0f), x));  // the second operand is what a NaN leaves: it survives
   const F n = round_even(mul(bounded, set(1.44269504088896341f)));
   F r = fma(n, set(-0.693359375f), bounded);
   r = fma(n, set(2.12194440e-4f), r);
@@ -19,7 +19,7 @@ static inline F exponential(F x) {
   return where_less(x, set(-87.3f), set(0.0f), value);
 }
 
-static inline F silu(F x) { return div(x, add(set(1.0f), exponential(sub(set(0.0f), x)))); }
+static AQUILA_INLINE F silu(F x) { return div(x, add(set(1.0f), exponential(sub(set(0.0f), x)))); }
 
 // 1 / sqrt(mean(x^2) + eps). x is padded with zeros to 32.
 static float norm_factor(const float* x, int64_t columns, float eps) {
@@ -32,12 +32,12 @@ static float norm_factor(const float* x, int64_t columns, float eps) {
   return 1.0f / __builtin_sqrtf(sum(add(even, odd)) / static_cast<float>(columns) + eps);
 }
 
-static inline F scaled(const float* x, const float* weight, F factor) {
+static AQUILA_INLINE F scaled(const float* x, const float* weight, F factor) {
   const F value = mul(load(x), factor);
   return weight ? mul(value, load(weight)) : value;
 }
 
-static inline int32_t sum_codes(const int8_t* codes) {
+static AQUILA_INLINE int32_t sum_codes(const int8_t* codes) {
   int32_t total = 0;
   for (int i = 0; i < kBlock; ++i) total += codes[i];
   return total;

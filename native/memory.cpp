@@ -6,6 +6,15 @@
 #include <new>
 #include <utility>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+constexpr size_t kGuard = 4096;  // mapped memory has no guards of its own
+#else
+#define ASAN_POISON_MEMORY_REGION(begin, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(begin, bytes)
+constexpr size_t kGuard = 0;
+#endif
+
 namespace aquila {
 namespace {
 
@@ -28,16 +37,17 @@ uint8_t* allocate_pages(size_t bytes, bool huge) {
 
 void free_pages(uint8_t* memory, size_t bytes) {
   if (memory == nullptr) return;
+  ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
   munmap(memory, bytes);
   total -= static_cast<int64_t>(bytes);
 }
 
 Pages::Pages(size_t bytes, bool huge) {
   if (bytes == 0) return;
-  bytes = (bytes + 4095) / 4096 * 4096;
-  data_ = allocate_pages(bytes, huge);
+  size_ = (bytes + 4095) / 4096 * 4096 + kGuard;
+  data_ = allocate_pages(size_, huge);
   if (data_ == nullptr) throw std::bad_alloc();
-  size_ = bytes;
+  ASAN_POISON_MEMORY_REGION(data_ + bytes, size_ - bytes);
 }
 
 Pages::~Pages() { free_pages(data_, size_); }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "decoder.h"
 #include "pack.h"
@@ -84,18 +85,24 @@ class PyDecoder {
 
   void set_matrix(int layer, int slot, const std::string& format, int64_t rows, int64_t columns,
                   Array<const uint8_t, 1> data) {
+    check_shape(layer, slot, rows, columns);
     Matrix matrix{parse_format(format), rows, columns, data.data()};
     require(static_cast<int64_t>(data.size()) >= matrix.bytes(), "fewer bytes than the matrix has");
     decoder_.set_matrix(layer, slot, matrix);
   }
   void set_streamed(int layer, int slot, const std::string& format, int64_t rows, int64_t columns, int64_t offset) {
+    check_shape(layer, slot, rows, columns);
     decoder_.set_matrix(layer, slot, Matrix{parse_format(format), rows, columns, nullptr, offset});
   }
   void set_norm(int layer, int which, Array<const float, 1> weight) {
     require(static_cast<int64_t>(weight.size()) == shape_.hidden, "a norm has hidden_size weights");
     decoder_.set_norm(layer, which, weight.data());
   }
-  void set_bias(int layer, int slot, Array<const float, 1> bias) { decoder_.set_bias(layer, slot, bias.data()); }
+  void set_bias(int layer, int slot, Array<const float, 1> bias) {
+    require(slot >= kQ && slot <= kV && static_cast<int64_t>(bias.size()) == matrix_shape(slot).first,
+            "a bias belongs to q, k or v and has the rows of its matrix");
+    decoder_.set_bias(layer, slot, bias.data());
+  }
   void set_stream(const std::string& path, int64_t job_bytes, int slots, int readers) {
     decoder_.set_stream(path, job_bytes, slots, readers);
   }
@@ -110,7 +117,7 @@ class PyDecoder {
     const int64_t count = static_cast<int64_t>(tokens.size());
     require(count > 0 && spans.shape(1) == 5, "a step has tokens, and spans of five numbers");
     require(static_cast<int64_t>(cos.shape(0)) == count && static_cast<int64_t>(sin.shape(0)) == count &&
-                static_cast<int64_t>(cos.shape(1)) == shape_.head_dim / 2,
+                static_cast<int64_t>(cos.shape(1)) == shape_.head_dim / 2 && sin.shape(1) == cos.shape(1),
             "rotation tables are [tokens, head_dim / 2]");
     std::vector<int32_t> ids(tokens.data(), tokens.data() + count);
     for (int32_t id : ids) require(id >= 0 && id < shape_.vocab, "a token id is outside the vocabulary");
@@ -155,6 +162,26 @@ class PyDecoder {
   bool direct() const { return decoder_.stream() != nullptr && decoder_.stream()->direct(); }
 
  private:
+  // Rows and columns of a layer's matrix.
+  std::pair<int64_t, int64_t> matrix_shape(int slot) const {
+    const int64_t q_size = int64_t{shape_.heads} * shape_.head_dim, kv_size = int64_t{shape_.kv_heads} * shape_.head_dim;
+    switch (slot) {
+      case kQ: return {q_size, shape_.hidden};
+      case kK:
+      case kV: return {kv_size, shape_.hidden};
+      case kO: return {shape_.hidden, q_size};
+      case kDown: return {shape_.hidden, shape_.intermediate};
+      default: return {shape_.intermediate, shape_.hidden};
+    }
+  }
+  void check_shape(int layer, int slot, int64_t rows, int64_t columns) const {
+    const bool outside = layer == -1;  // embedding and head
+    const bool known = layer >= -1 && layer < shape_.layers && slot >= 0 && slot < (outside ? 2 : int{kLayerSlots});
+    const std::pair<int64_t, int64_t> shape{rows, columns};
+    require(known && shape == (outside ? std::pair{shape_.vocab, shape_.hidden} : matrix_shape(slot)),
+            "this is no matrix of the model");
+  }
+
   Shape shape_;
   Decoder decoder_;
   int64_t num_pages_ = 0;
@@ -227,7 +254,7 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](PyDecoder* self, int64_t hidden, int64_t intermediate, int64_t vocab, int layers, int heads, int kv_heads,
               int head_dim, float eps, bool interleaved, const std::string& kernels, int threads) {
-             require(head_dim <= 4096 && heads % kv_heads == 0, "head_dim is at most 4096, heads a multiple of kv_heads");
+             require(head_dim <= kMaxHeadDim && heads % kv_heads == 0, "head_dim is at most 4096, heads a multiple of kv_heads");
              new (self) PyDecoder({hidden, intermediate, vocab, layers, heads, kv_heads, head_dim, eps, interleaved}, kernels, threads);
            },
            nb::kw_only(), "hidden"_a, "intermediate"_a, "vocab"_a, "layers"_a, "heads"_a, "kv_heads"_a, "head_dim"_a,

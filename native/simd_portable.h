@@ -13,19 +13,19 @@ struct Bytes {
 
 #define AQUILA_LANES for (int i = 0; i < 16; ++i)
 
-static inline F load(const float* p) {
+static AQUILA_INLINE F load(const float* p) {
   F r;
   AQUILA_LANES r.v[i] = p[i];
   return r;
 }
-static inline void store(float* p, F a) { AQUILA_LANES p[i] = a.v[i]; }
-static inline F set(float a) {
+static AQUILA_INLINE void store(float* p, F a) { AQUILA_LANES p[i] = a.v[i]; }
+static AQUILA_INLINE F set(float a) {
   F r;
   AQUILA_LANES r.v[i] = a;
   return r;
 }
 #define AQUILA_BINARY(name, expression)  \
-  static inline F name(F a, F b) {       \
+  static AQUILA_INLINE F name(F a, F b) {       \
     F r;                                 \
     AQUILA_LANES r.v[i] = (expression);  \
     return r;                            \
@@ -37,51 +37,51 @@ AQUILA_BINARY(div, a.v[i] / b.v[i])
 AQUILA_BINARY(max, a.v[i] > b.v[i] ? a.v[i] : b.v[i])
 AQUILA_BINARY(min, a.v[i] < b.v[i] ? a.v[i] : b.v[i])
 #undef AQUILA_BINARY
-static inline F fma(F a, F b, F c) {
+static AQUILA_INLINE F fma(F a, F b, F c) {
   F r;
   AQUILA_LANES r.v[i] = a.v[i] * b.v[i] + c.v[i];
   return r;
 }
-static inline F absolute(F a) {
+static AQUILA_INLINE F absolute(F a) {
   AQUILA_LANES a.v[i] = std::fabs(a.v[i]);
   return a;
 }
-static inline F round_even(F a) {
+static AQUILA_INLINE F round_even(F a) {
   AQUILA_LANES a.v[i] = std::nearbyint(a.v[i]);
   return a;
 }
-static inline F where_less(F a, F b, F x, F y) {
+static AQUILA_INLINE F where_less(F a, F b, F x, F y) {
   AQUILA_LANES y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
   return y;
 }
-static inline bool any_nan(F a) {
+static AQUILA_INLINE bool any_nan(F a) {
   bool found = false;
   AQUILA_LANES found |= a.v[i] != a.v[i];
   return found;
 }
-static inline F first_lanes(F a, int n, F rest) {
+static AQUILA_INLINE F first_lanes(F a, int n, F rest) {
   AQUILA_LANES a.v[i] = i < n ? a.v[i] : rest.v[i];
   return a;
 }
-static inline F power_of_two(F n) {
+static AQUILA_INLINE F power_of_two(F n) {
   AQUILA_LANES {
     const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
     std::memcpy(&n.v[i], &bits, 4);
   }
   return n;
 }
-static inline float sum(F a) {
+static AQUILA_INLINE float sum(F a) {
   for (int width = 8; width; width /= 2)
     for (int i = 0; i < width; ++i) a.v[i] += a.v[i + width];
   return a.v[0];
 }
-static inline float largest(F a) {
+static AQUILA_INLINE float largest(F a) {
   float r = a.v[0];
   AQUILA_LANES r = a.v[i] > r ? a.v[i] : r;
   return r;
 }
 
-static inline float half_to_float(uint16_t h) {
+static AQUILA_INLINE float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
   uint32_t bits;
   if (exponent == 31) {
@@ -98,7 +98,7 @@ static inline float half_to_float(uint16_t h) {
   return out;
 }
 // Round to nearest, ties to even
-static inline uint16_t float_to_half(float x) {
+static AQUILA_INLINE uint16_t float_to_half(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
@@ -113,12 +113,12 @@ static inline uint16_t float_to_half(float x) {
   const uint32_t rounded = size + 0xfff + (size >> 13 & 1);
   return sign | static_cast<uint16_t>((rounded >> 13) - (112 << 10));
 }
-static inline F load_f16(const uint16_t* p) {
+static AQUILA_INLINE F load_f16(const uint16_t* p) {
   F r;
   AQUILA_LANES r.v[i] = half_to_float(p[i]);
   return r;
 }
-static inline F load_bf16(const uint16_t* p) {
+static AQUILA_INLINE F load_bf16(const uint16_t* p) {
   F r;
   AQUILA_LANES {
     const uint32_t bits = static_cast<uint32_t>(p[i]) << 16;
@@ -126,48 +126,48 @@ static inline F load_bf16(const uint16_t* p) {
   }
   return r;
 }
-static inline void store_f16(uint16_t* p, F a) { AQUILA_LANES p[i] = float_to_half(a.v[i]); }
-static inline F load_i8(const int8_t* p) {
+static AQUILA_INLINE void store_f16(uint16_t* p, F a) { AQUILA_LANES p[i] = float_to_half(a.v[i]); }
+static AQUILA_INLINE F load_i8(const int8_t* p) {
   F r;
   AQUILA_LANES r.v[i] = p[i];
   return r;
 }
-static inline int8_t clamp_i8(float a) { return static_cast<int8_t>(a != a ? 0 : a > 127 ? 127 : a < -128 ? -128 : a); }
-static inline void store_i8(int8_t* p, F a) { AQUILA_LANES p[i] = clamp_i8(std::nearbyint(a.v[i])); }
+static AQUILA_INLINE int8_t clamp_i8(float a) { return static_cast<int8_t>(a != a ? 0 : a > 127 ? 127 : a < -128 ? -128 : a); }
+static AQUILA_INLINE void store_i8(int8_t* p, F a) { AQUILA_LANES p[i] = clamp_i8(std::nearbyint(a.v[i])); }
 
-static inline I set_int(int32_t a) {
+static AQUILA_INLINE I set_int(int32_t a) {
   I r;
   AQUILA_LANES r.v[i] = a;
   return r;
 }
-static inline F to_float(I a) {
+static AQUILA_INLINE F to_float(I a) {
   F r;
   AQUILA_LANES r.v[i] = static_cast<float>(a.v[i]);
   return r;
 }
 
-static inline Bytes load_bytes(const uint8_t* p) {
+static AQUILA_INLINE Bytes load_bytes(const uint8_t* p) {
   Bytes r;
   std::memcpy(r.v, p, 64);
   return r;
 }
-static inline Bytes low_nibbles(Bytes a) {
+static AQUILA_INLINE Bytes low_nibbles(Bytes a) {
   for (int i = 0; i < 64; ++i) a.v[i] &= 15;
   return a;
 }
-static inline Bytes high_nibbles(Bytes a) {
+static AQUILA_INLINE Bytes high_nibbles(Bytes a) {
   for (int i = 0; i < 64; ++i) a.v[i] >>= 4;
   return a;
 }
 struct Codes {
   int8_t v[4];
 };
-static inline Codes four_codes(const int8_t* p) {
+static AQUILA_INLINE Codes four_codes(const int8_t* p) {
   Codes r;
   std::memcpy(r.v, p, 4);
   return r;
 }
-static inline I dot(I sum, Bytes weights, Codes codes) {
+static AQUILA_INLINE I dot(I sum, Bytes weights, Codes codes) {
   AQUILA_LANES {
     int32_t s = 0;
     for (int j = 0; j < 4; ++j) s += weights.v[4 * i + j] * codes.v[j];
@@ -177,6 +177,6 @@ static inline I dot(I sum, Bytes weights, Codes codes) {
 }
 
 using NibbleSum = I;
-static inline NibbleSum start_nibbles(int32_t zero) { return set_int(zero); }
-static inline NibbleSum dot_nibbles(NibbleSum sum, Bytes nibbles, Codes codes) { return dot(sum, nibbles, codes); }
-static inline I finish_nibbles(NibbleSum sum, int32_t) { return sum; }
+static AQUILA_INLINE NibbleSum start_nibbles(int32_t zero) { return set_int(zero); }
+static AQUILA_INLINE NibbleSum dot_nibbles(NibbleSum sum, Bytes nibbles, Codes codes) { return dot(sum, nibbles, codes); }
+static AQUILA_INLINE I finish_nibbles(NibbleSum sum, int32_t) { return sum; }

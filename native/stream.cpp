@@ -48,9 +48,10 @@ std::string read_aligned(const std::string& path, int descriptor, bool direct, i
     const ssize_t got = pread(descriptor, aligned + (done - begin), static_cast<size_t>(end - done), done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return path + ": reading at byte " + std::to_string(done) + " failed: " + std::strerror(errno);
-    if (got == 0)
-      return path + ": ends at byte " + std::to_string(done) + ", " + std::to_string(offset + bytes) + " are needed";
     done += got;
+    const bool last = got == 0 || (direct && got % kAlign != 0);  // such a read only ever ends in part of a page there
+    if (last && done < offset + bytes)
+      return path + ": ends at byte " + std::to_string(done) + ", " + std::to_string(offset + bytes) + " are needed";
   }
 #ifdef POSIX_FADV_DONTNEED
   if (!direct) posix_fadvise(descriptor, begin, end - begin, POSIX_FADV_DONTNEED);
@@ -82,14 +83,13 @@ std::string read_past_cache(const std::string& path, int64_t offset, int64_t byt
 
 Stream::Stream(const std::string& path, std::vector<Job> jobs, int slots, int readers)
     : path_(path), jobs_(std::move(jobs)), slots_(slots), readers_(readers), stamps_(slots, 0), data_(2 * slots) {
-  const int descriptor = open_direct(path_, &direct_);
+  descriptor_ = open_direct(path_, &direct_);
   struct stat entry;
-  if (descriptor < 0 || fstat(descriptor, &entry) != 0) {
+  if (descriptor_ < 0 || fstat(descriptor_, &entry) != 0) {
     const std::string reason = std::strerror(errno);
-    if (descriptor >= 0) close(descriptor);
+    if (descriptor_ >= 0) close(descriptor_);
     throw std::runtime_error(path_ + ": cannot be opened: " + reason);
   }
-  close(descriptor);
   file_bytes_ = entry.st_size;
   changed_ = change_time(entry);
   for (const Job& job : jobs_)
@@ -101,12 +101,16 @@ Stream::Stream(const std::string& path, std::vector<Job> jobs, int slots, int re
   slot_bytes_ = half_bytes_ * (pairs ? 2 : 1);
   memory_bytes_ = slot_bytes_ * slots_;
   memory_ = allocate_pages(static_cast<size_t>(memory_bytes_), true);
-  if (memory_ == nullptr) throw std::bad_alloc();
+  if (memory_ == nullptr) {
+    close(descriptor_);
+    throw std::bad_alloc();
+  }
   start();
 }
 
 Stream::~Stream() {
   stop();
+  close(descriptor_);
   free_pages(memory_, static_cast<size_t>(memory_bytes_));
 }
 
@@ -175,44 +179,51 @@ void Stream::fail(int64_t number, const std::string& message) {
 }
 
 void Stream::reader() {
-  bool direct;
-  const int descriptor = open_direct(path_, &direct);
-  const std::string reason = descriptor < 0 ? std::strerror(errno) : "";
   for (;;) {
     int64_t number;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       number = next_++;
       freed_.wait(lock, [&] { return number < consumed_ + slots_ || stopping_; });
-      if (stopping_ || (failed_ >= 0 && number > failed_)) break;
+      if (stopping_ || (failed_ >= 0 && number > failed_)) return;
     }
-    std::string problem = reason.empty() ? fill(number, descriptor) : path_ + ": cannot be opened: " + reason;
+    const std::string problem = fill(number);
     if (problem.empty()) continue;
     fail(number, problem);
-    break;
+    return;
   }
-  if (descriptor >= 0) close(descriptor);
 }
 
-std::string Stream::fill(int64_t number, int descriptor) {
+// Nothing, when what has been read until now is what the file held at the opening.
+std::string Stream::changed() const {
+  struct stat entry;
+  if (fstat(descriptor_, &entry) == 0 && entry.st_size == file_bytes_ && change_time(entry) == changed_) return "";
+  return path_ + ": was changed while the model ran";
+}
+
+std::string Stream::read(int64_t offset, int64_t bytes, uint8_t* out) const {
+  Pages room(static_cast<size_t>(align_up(bytes) + kAlign), false);
+  const uint8_t* data = nullptr;
+  std::string problem = read_aligned(path_, descriptor_, direct_, offset, bytes, room.data(), &data);
+  if (problem.empty()) problem = changed();
+  if (problem.empty()) std::memcpy(out, data, static_cast<size_t>(bytes));
+  return problem;
+}
+
+std::string Stream::fill(int64_t number) {
   const int slot = static_cast<int>(number % slots_);
-  const int64_t index = number % num_jobs();
-  const Job& job = jobs_[index];
-  if (index == 0) {
-    struct stat entry;
-    if (fstat(descriptor, &entry) != 0 || entry.st_size != file_bytes_ || change_time(entry) != changed_) {
-      return path_ + ": was changed while the model ran";
-    }
-  }
+  const Job& job = jobs_[number % num_jobs()];
   const uint8_t* found[2] = {nullptr, nullptr};
   int64_t bytes = 0;
   for (int part = 0; part < 2; ++part) {
     if (job.bytes[part] == 0) continue;
     uint8_t* aligned = memory_ + slot * slot_bytes_ + part * half_bytes_;
-    const std::string problem = read_aligned(path_, descriptor, direct_, job.offsets[part], job.bytes[part], aligned, &found[part]);
+    const std::string problem = read_aligned(path_, descriptor_, direct_, job.offsets[part], job.bytes[part], aligned, &found[part]);
     if (!problem.empty()) return problem;
     bytes += job.bytes[part];
   }
+  const std::string problem = changed();  // asked after the reading: a step never mixes two states of the file
+  if (!problem.empty()) return problem;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stamps_[slot] = number + 1;

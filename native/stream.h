@@ -36,6 +36,8 @@ class Stream {
   bool wait(int64_t number, const uint8_t* (&data)[2]);
   // The job with this number is used up; numbers are released in order.
   void release(int64_t number);
+  // Reads a range of the file into `out`. What went wrong, or nothing. Any thread may call it.
+  std::string read(int64_t offset, int64_t bytes, uint8_t* out) const;
   // Begins again with job 0, after a step that was broken off. No member may be waiting.
   void restart();
 
@@ -45,19 +47,19 @@ class Stream {
   bool direct() const { return direct_; }
   std::string error() const;
 
-  const std::string& path() const { return path_; }
-
  private:
   void start();
   void stop();
   void reader();
-  std::string fill(int64_t number, int descriptor);
+  std::string fill(int64_t number);
+  std::string changed() const;
   void fail(int64_t number, const std::string& message);
 
   const std::string path_;
   const std::vector<Job> jobs_;
   const int slots_;
   const int readers_;
+  int descriptor_ = -1;       // of the file that was opened, whatever its name leads to later
   bool direct_ = true;
   int64_t file_bytes_ = 0;
   int64_t changed_ = 0;       // time of last change, as found at the opening

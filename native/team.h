@@ -1,7 +1,7 @@
 // A team of threads that stays: `run` has every member execute one function, `barrier` has them wait for each other.
 //
-// The caller is member 0. Members spin for a moment, since a step of a small model has hundreds of barriers of
-// microseconds; then they give their time slice away, and between steps they sleep, so that an idle engine costs nothing.
+// The caller is member 0. Members spin for a moment, since the steps of a small model follow each other by fractions of
+// a millisecond; then they sleep, so that a shared machine is used well and an idle engine costs nothing.
 #pragma once
 
 #include <atomic>
@@ -12,6 +12,15 @@
 #include <vector>
 
 namespace aquila {
+
+// Waiting for another member: a moment at a time, and after milliseconds the processor is given away in between.
+class Pause {
+ public:
+  void again();
+
+ private:
+  int count_ = 0;
+};
 
 class Team {
  public:
@@ -31,6 +40,7 @@ class Team {
   int64_t wait_for_work(int64_t seen);
 
   const int size_;
+  const std::vector<int> processors_;  // one for each member, or none
   std::vector<std::thread> threads_;
   const std::function<void(int)>* work_ = nullptr;
   alignas(64) std::atomic<int64_t> epoch_{0};     // counts runs; negative: stop
@@ -38,7 +48,7 @@ class Team {
   alignas(64) std::atomic<int64_t> generation_{0};  // of barriers passed
   std::mutex mutex_;
   std::condition_variable wake_;
-  int sleeping_ = 0;
+  int sleeping_ = 0;                    // members without work
 };
 
 }  // namespace aquila

@@ -38,6 +38,7 @@ constexpr int kChunk = 128;     // positions that share a softmax before partial
 constexpr int kMaxTile = 8;     // tokens that a kernel computes at once, at most
 constexpr int kBlockTile = 6;   // of them for weights in blocks (registers: 2 x 6 int32 and 2 x 6 float sums)
 constexpr int kFloatTile = 8;   // for float weights
+constexpr int kMaxHeadDim = 4096;
 constexpr int kQueryRows = 16;  // queries that one attention item computes
 
 enum class Format : int { f32 = 0, f16 = 1, bf16 = 2, w4 = 3, w4m = 4, w8 = 5 };

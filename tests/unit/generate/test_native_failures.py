@@ -1,0 +1,206 @@
+"""What the native runner does with numbers that are none, files that change under it, and arguments that lie."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aquila.checkpoint.open import Checkpoint, open_checkpoint
+from aquila.checkpoint.packed_writer import quantise
+from aquila.errors import GenerationError
+from aquila.generate.native_runner import NativeRunner, make_decoder, make_native_runner, place_weights
+from aquila.generate.runner import SequenceStep
+from aquila.kernels.formats import FORMATS
+from aquila.kernels.native import native_module, usable_kernels
+from parts import tiny_checkpoint
+
+pytestmark = pytest.mark.skipif(not usable_kernels(), reason="the native kernels are not built")
+
+IDS = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4)
+PAGES = (0, 1)
+
+
+def streamed(path: Path, *, threads: int = 2) -> NativeRunner:
+    """Reads every matrix from the file in every step."""
+    checkpoint = open_checkpoint(path)
+    decoder = make_decoder(native_module(), checkpoint.config, threads=threads)
+    formats = {name: item.quantised.type for name, item in checkpoint.tensors.items() if item.quantised}
+    names = {item.gguf_type.lower(): name for name, item in FORMATS.items()}
+    formats = {name: names[kind] for name, kind in formats.items()}
+    place_weights(native_module(), decoder, checkpoint, formats, pinned=())
+    decoder.set_stream(str(path), 4096, 3, 2)
+    return NativeRunner(decoder, checkpoint.config, max_context=128, num_pages=16, kv_type="f16")
+
+
+def step(runner: NativeRunner, ids: tuple[int, ...] = IDS) -> np.ndarray:
+    return runner.step([SequenceStep(ids, 0, PAGES, len(ids))])
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    source = tiny_checkpoint(tmp_path / "tiny", hidden_size=64)
+    return quantise(source, tmp_path / "model.aqw", to="w8")
+
+
+def change_tensor(checkpoint: Checkpoint, name: str, change: Callable[[np.ndarray], None]) -> Checkpoint:
+    from aquila.checkpoint.tensors import from_array
+
+    values = checkpoint.tensors[name].numpy(np.dtype(np.float32)).copy()
+    change(values)
+    checkpoint.tensors[name] = from_array(values)
+    return checkpoint
+
+
+def native_runner(checkpoint: Checkpoint, **options: Any) -> NativeRunner:
+    return make_native_runner(native_module(), checkpoint, kv_bytes=1 << 18, threads=2, **options)
+
+
+@pytest.mark.parametrize("kernels", usable_kernels())
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_broken_row_does_not_outlive_its_step(tmp_path: Path, dtype: str, kernels: str):
+    """A token whose numbers are none gives NaN; the next request is computed in the same memory and is well.
+
+    Rows of 40 leave room behind them, up to whole vectors, that nobody may leave dirty.
+    """
+
+    def spoil(values: np.ndarray) -> None:
+        values[7] = np.nan
+
+    path = tiny_checkpoint(tmp_path / "tiny", hidden_size=40, head_dim=10, intermediate_size=72)
+    changed = change_tensor(open_checkpoint(path), "model.embed_tokens.weight", spoil)
+    runner = native_runner(changed, dtype=dtype, kernels=kernels)
+    assert np.isnan(step(runner, (7,) * len(IDS))).all()
+    sound = tuple(3 if token == 7 else token for token in IDS)
+    expected = step(native_runner(changed, dtype=dtype, kernels=kernels), sound)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(step(runner, sound), expected)
+
+
+@pytest.mark.parametrize("kernels", usable_kernels())
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "v_proj"])
+def test_what_is_no_number_is_seen_in_the_logits(tmp_path: Path, name: str, value: float, kernels: str):
+    """A finite answer from a query, key or value that is none would be a wrong one."""
+
+    def spoil(values: np.ndarray) -> None:
+        values[0] = value
+
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path / "tiny", qkv_bias=True, initializer_range=0.02))
+    changed = change_tensor(checkpoint, f"model.layers.1.self_attn.{name}.bias", spoil)
+    assert np.isnan(step(native_runner(changed, kernels=kernels))).all()
+
+
+@pytest.mark.parametrize("replace", ["rename", "unlink"])
+def test_a_file_that_is_replaced_or_removed_goes_on_being_read(packed: Path, tmp_path: Path, replace: str):
+    runner = streamed(packed)
+    expected = step(runner)
+    if replace == "rename":
+        other = tiny_checkpoint(tmp_path / "other", seed=1, hidden_size=64)
+        os.replace(quantise(other, tmp_path / "other.aqw", to="w8"), packed)
+    else:
+        packed.unlink()
+    for _ in range(3):
+        np.testing.assert_array_equal(step(runner), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_file_that_is_cut_ends_the_request(packed: Path, threads: int):
+    runner = streamed(packed, threads=threads)
+    expected = step(runner)
+    content = packed.read_bytes()
+    os.truncate(packed, len(content) // 2)
+    for _ in range(2):
+        with pytest.raises(GenerationError, match="ends at byte|was changed") as caught:
+            step(runner)
+    assert str(packed) in str(caught.value)
+    assert expected.shape == (len(IDS), runner.config.vocab_size)
+
+
+def test_no_step_is_computed_from_a_file_that_was_written_to(packed: Path):
+    """Pieces of the next step are read ahead: those from before the change must not be mixed with those after it."""
+    runner = streamed(packed)
+    expected = step(runner)
+    size = packed.stat().st_size
+    with packed.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size // 4))
+    try:
+        found = step(runner)
+    except GenerationError as error:
+        assert "was changed" in str(error)
+    else:
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(GenerationError, match="was changed"):
+        step(runner)
+
+
+def test_a_file_that_is_gone_at_the_start(packed: Path):
+    decoder = streamed(packed).decoder
+    with pytest.raises(RuntimeError, match=r"nothing\.aqw: cannot be opened: No such file"):
+        decoder.set_stream(str(packed.with_name("nothing.aqw")), 4096, 3, 2)
+
+
+def arguments(runner: NativeRunner, **changes: Any) -> dict[str, np.ndarray]:
+    """Of a step of three tokens at positions 0 to 2."""
+    pairs = runner.config.head_dim // 2
+    fields = {
+        "tokens": np.array([1, 2, 3], np.int32),
+        "spans": np.array([[0, 3, 0, 1, 0]], np.int64),
+        "pages": np.array([0], np.int32),
+        "cos": np.ones((3, pairs), np.float32),
+        "sin": np.zeros((3, pairs), np.float32),
+        "logits": np.empty((1, runner.config.vocab_size), np.float32),
+    }
+    return fields | changes
+
+
+LIES: list[tuple[str, Any, str]] = [
+    ("tokens", np.array([1, 2, -1], np.int32), "vocabulary"),
+    ("tokens", np.array([1, 2, 320], np.int32), "vocabulary"),
+    ("tokens", np.array([], np.int32), "has tokens"),
+    ("spans", np.array([[0, 2, 0, 1, 0]], np.int64), "cover all tokens"),
+    ("spans", np.array([[0, 4, 0, 1, 0]], np.int64), "cover all tokens"),
+    ("spans", np.array([[1, 2, 0, 1, 0]], np.int64), "follow each other"),
+    ("spans", np.array([[0, 3, -1, 1, 0]], np.int64), "follow each other"),
+    ("spans", np.array([[0, 3, 0, 4, 0]], np.int64), "follow each other"),
+    ("spans", np.array([[0, 3, 14, 1, 0]], np.int64), "too short"),
+    ("spans", np.array([[0, 3, 2**62, 1, 0]], np.int64), "too short"),
+    ("spans", np.array([[0, 3, 0, 1, -1]], np.int64), "too short"),
+    ("spans", np.array([[0, 3, 0, 1]], np.int64), "five numbers"),
+    ("pages", np.array([-1], np.int32), "no such page"),
+    ("pages", np.array([10**6], np.int32), "no such page"),
+    ("cos", np.ones((2, 4), np.float32), "rotation tables"),
+    ("sin", np.ones((3, 5), np.float32), "rotation tables"),
+    ("logits", np.empty((2, 320), np.float32), "logits are"),
+    ("logits", np.empty((1, 319), np.float32), "logits are"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), LIES)
+def test_a_step_that_would_leave_its_memory_is_refused(tmp_path: Path, field: str, value: Any, message: str):
+    runner = native_runner(open_checkpoint(tiny_checkpoint(tmp_path / "tiny", vocab_size=320)))
+    runner.decoder.step(*arguments(runner).values())
+    with pytest.raises(ValueError, match=message):
+        runner.decoder.step(*arguments(runner, **{field: value}).values())
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path):
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path / "tiny"))
+    decoder = make_decoder(native_module(), checkpoint.config, threads=1)
+    with pytest.raises(ValueError, match="fewer bytes"):
+        decoder.set_matrix(0, 0, "f32", 32, 32, np.empty(32 * 32 * 4 - 1, np.uint8))
+    with pytest.raises(ValueError, match="no weight format 'q5'"):
+        decoder.set_matrix(0, 0, "q5", 32, 32, np.empty(32 * 32 * 4, np.uint8))
+    with pytest.raises(ValueError, match="is no matrix"):
+        decoder.set_matrix(0, 0, "f32", 16, 32, np.empty(32 * 32 * 4, np.uint8))
+    with pytest.raises(ValueError, match="is no matrix"):
+        decoder.set_matrix(2, 0, "f32", 32, 32, np.empty(32 * 32 * 4, np.uint8))
+    with pytest.raises(ValueError, match="hidden_size"):
+        decoder.set_norm(0, 0, np.ones(31, np.float32))
+    with pytest.raises(ValueError, match="rows of its matrix"):
+        decoder.set_bias(0, 1, np.ones(15, np.float32))
+    with pytest.raises(ValueError, match="no kernels for 'mmx'"):
+        make_decoder(native_module(), checkpoint.config, kernels="mmx")
