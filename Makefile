@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo fmt lint types layers docs check test bench size clean help
+.PHONY: setup demo fmt lint types layers docs check test bench sanitize size clean help
 
 NATIVE := $(wildcard native/*.cpp native/*.h native/CMakeLists.txt)
 
@@ -33,6 +33,8 @@ test: setup ## the test suite, on two workers
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 bench: setup ## every benchmark in its short form
 	@for script in bench/*.py; do echo "== $$script" && $(BIN)/python "$$script" --quick || exit 1; done
+sanitize: setup ## the native kernels under the address, undefined-behaviour and thread sanitizers
+	@tools/sanitize.sh address,undefined && tools/sanitize.sh thread
 size: ## lines of code and the longest files
 	@git ls-files '*.py' | xargs wc -l | sort -rn | head -n 12
 clean: ## remove caches and build output, keep .venv

@@ -14,11 +14,6 @@ std::vector<float> padded(const float* values, int64_t count, int64_t unit) {
   return out;
 }
 
-// The part of `count` that belongs to a member.
-std::pair<int64_t, int64_t> share(int64_t count, int member, int members) {
-  return {count * member / members, count * (member + 1) / members};
-}
-
 }  // namespace
 
 Decoder::Decoder(const Shape& shape, const Kernels* kernels, int threads)
@@ -32,6 +27,7 @@ Decoder::Decoder(const Shape& shape, const Kernels* kernels, int threads)
   attention_ld_ = round_up(q_size, kBlock);
   mlp_ld_ = round_up(shape.intermediate, kBlock);
   activation_columns_ = std::max({hidden_ld_, attention_ld_, mlp_ld_});
+  added_ld_ = std::max({3 * key_at_, 2 * round_up(shape.intermediate, kRows), hidden_ld_});
 }
 
 void Decoder::set_matrix(int layer, int slot, const Matrix& matrix) {
@@ -89,7 +85,8 @@ int64_t Decoder::page_bytes() const { return kv_.page_bytes() * shape_.layers; }
 
 int64_t Decoder::scratch_bytes() const {
   int64_t total = 0;
-  for (const Pages* pages : {&hidden_, &qkv_, &queries_, &attention_, &mlp_, &activations_, &scratch_, &parts_})
+  for (const Pages* pages : {&hidden_, &qkv_, &queries_, &attention_, &mlp_, &activations_, &scratch_, &parts_, &narrow_,
+                             &added_, &tile_inputs_})
     total += static_cast<int64_t>(pages->size());
   return total;
 }
@@ -164,6 +161,7 @@ bool Decoder::step(const std::vector<int32_t>& tokens, const std::vector<Span>& 
     for (int64_t i = span.count - span.wanted; i < span.count; ++i) wanted_.push_back(span.first + i);
   }
   reserve(static_cast<int64_t>(tokens.size()), static_cast<int64_t>(wanted_.size()));
+  plan_adapters();
   plan_attention();
   stopped_.store(false);
   failed_.store(false);
@@ -190,7 +188,7 @@ void Decoder::work(int member) {
   if (wanted_.empty() && head_.first_job < 0) return;
   const Part part{&head_, nullptr, Sink::store, logits_, shape_.vocab, nullptr, true};
   multiply(walk, &part, 1, static_cast<int64_t>(wanted_.size()), shape_.hidden, in_blocks(head_.format),
-           [this](const Activations& to, int64_t token) { put_normed(to, token, wanted_[token], last_norm_); });
+           [this](const Activations& to, int64_t token, int64_t row) { put_normed(to, token, wanted_[row], last_norm_); });
 }
 
 bool Decoder::run_layer(Walk& walk, int index) {
@@ -199,47 +197,35 @@ bool Decoder::run_layer(Walk& walk, int index) {
   const int64_t tokens = static_cast<int64_t>(tokens_->size());
   float* qkv = qkv_.floats();
   auto bias = [&](int slot) { return layer.biases[slot].empty() ? nullptr : layer.biases[slot].data(); };
-  const Part projections[3] = {{&m[kQ], nullptr, Sink::store, qkv, qkv_ld_, bias(kQ), false},
-                               {&m[kK], nullptr, Sink::store, qkv + key_at_, qkv_ld_, bias(kK), false},
-                               {&m[kV], nullptr, Sink::store, qkv + value_at_, qkv_ld_, bias(kV), false}};
-  const Part output{&m[kO], nullptr, Sink::add, hidden_.floats(), hidden_ld_, nullptr, false};
-  const Part gated{&m[kUp], &m[kGate], Sink::swiglu, mlp_.floats(), mlp_ld_, nullptr, false};
-  const Part down{&m[kDown], nullptr, Sink::add, hidden_.floats(), hidden_ld_, nullptr, false};
+  const Part projections[3] = {{&m[kQ], nullptr, Sink::store, qkv, qkv_ld_, bias(kQ), false, extra(0)},
+                               {&m[kK], nullptr, Sink::store, qkv + key_at_, qkv_ld_, bias(kK), false, extra(1)},
+                               {&m[kV], nullptr, Sink::store, qkv + value_at_, qkv_ld_, bias(kV), false, extra(2)}};
+  const Part output{&m[kO], nullptr, Sink::add, hidden_.floats(), hidden_ld_, nullptr, false, extra(0)};
+  const Part gated{&m[kUp], &m[kGate], Sink::swiglu, mlp_.floats(), mlp_ld_, nullptr, false, extra(1), extra(0)};
+  const Part down{&m[kDown], nullptr, Sink::add, hidden_.floats(), hidden_ld_, nullptr, false, extra(0)};
   const int64_t attention_size = static_cast<int64_t>(shape_.heads) * shape_.head_dim;
+  std::vector<float> merged(split_ ? static_cast<size_t>(attention_ld_) : 0, 0.0f);
+  auto put_first = [&](const Activations& to, int64_t token, int64_t row) {
+    put_normed(to, token, row, layer.attention_norm);
+  };
+  auto put_merged = [&](const Activations& to, int64_t token, int64_t row) { put_attention(to, token, row, merged.data()); };
+  auto put_second = [&](const Activations& to, int64_t token, int64_t row) { put_normed(to, token, row, layer.mlp_norm); };
+  auto put_gated = [&](const Activations& to, int64_t token, int64_t row) {
+    kernels_->put_row(to, token, mlp_.floats() + row * mlp_ld_, nullptr, 1.0f);
+  };
+  auto adapted = [&](int slot, int num_parts, const auto& put) {
+    return tiles_.empty() || adapt(walk, index, slot, num_parts, put);
+  };
 
   if (walk.member == 0 && (*interrupted_)()) stopped_.store(true);
-  if (!multiply(walk, projections, 3, tokens, shape_.hidden, in_blocks(m[kQ].format),
-                [&](const Activations& to, int64_t token) { put_normed(to, token, token, layer.attention_norm); }))
-    return false;
-  if (!rotate_and_store(walk, index) || !attend(walk, index)) return false;
-  std::vector<float> merged(split_ ? static_cast<size_t>(attention_ld_) : 0, 0.0f);
-  if (!multiply(walk, &output, 1, tokens, attention_size, in_blocks(m[kO].format),
-                [&](const Activations& to, int64_t token) { put_attention(to, token, merged.data()); }))
-    return false;
-  if (!multiply(walk, &gated, 1, tokens, shape_.hidden, in_blocks(m[kUp].format),
-                [&](const Activations& to, int64_t token) { put_normed(to, token, token, layer.mlp_norm); }))
-    return false;
-  return multiply(walk, &down, 1, tokens, shape_.intermediate, in_blocks(m[kDown].format),
-                  [&](const Activations& to, int64_t token) {
-                    kernels_->put_row(to, token, mlp_.floats() + token * mlp_ld_, nullptr, 1.0f);
-                  });
-}
-
-template <typename Work, typename Finish>
-bool Decoder::phase(Walk& walk, int64_t chunks, Work work, Finish finish) {
-  Phase& phase = phases_[walk.phase++];
-  for (;;) {
-    const int64_t chunk = phase.next.fetch_add(1, std::memory_order_relaxed);
-    if (chunk >= chunks) break;
-    if (!work(chunk)) {
-      failed_.store(true);
-      return false;
-    }
-    if (phase.done.fetch_add(1, std::memory_order_acq_rel) == chunks - 1) finish();
-  }
-  for (Pause pause; phase.done.load(std::memory_order_acquire) < chunks; pause.again())
-    if (failed_.load(std::memory_order_relaxed) || stopped_.load(std::memory_order_relaxed)) return false;
-  return !failed_.load(std::memory_order_relaxed) && !stopped_.load(std::memory_order_relaxed);
+  return adapted(kQ, 3, put_first) &&
+         multiply(walk, projections, 3, tokens, shape_.hidden, in_blocks(m[kQ].format), put_first) &&
+         rotate_and_store(walk, index) && attend(walk, index) && adapted(kO, 1, put_merged) &&
+         multiply(walk, &output, 1, tokens, attention_size, in_blocks(m[kO].format), put_merged) &&
+         adapted(kGate, 2, put_second) &&
+         multiply(walk, &gated, 1, tokens, shape_.hidden, in_blocks(m[kUp].format), put_second) &&
+         adapted(kDown, 1, put_gated) &&
+         multiply(walk, &down, 1, tokens, shape_.intermediate, in_blocks(m[kDown].format), put_gated);
 }
 
 // Enough that a member which comes late finds something left, few enough that taking them costs nothing.
@@ -278,17 +264,13 @@ void Decoder::put_normed(const Activations& to, int64_t token, int64_t row, cons
   kernels_->put_row(to, token, x, weight.data(), kernels_->norm_factor(x, shape_.hidden, shape_.eps));
 }
 
-void Decoder::put_attention(const Activations& to, int64_t token, float* merged) const {
-  const float* row = attention_.floats() + token * attention_ld_;
-  if (split_) {
-    finish_split(token, merged);
-    row = merged;
-  }
-  kernels_->put_row(to, token, row, nullptr, 1.0f);
+void Decoder::put_attention(const Activations& to, int64_t token, int64_t row, float* merged) const {
+  if (split_) finish_split(row, merged);
+  kernels_->put_row(to, token, split_ ? merged : attention_.floats() + row * attention_ld_, nullptr, 1.0f);
 }
 
-template <typename PutRow>
-bool Decoder::multiply(Walk& walk, const Part* parts, int num_parts, int64_t tokens, int64_t columns, bool blocks, PutRow put) {
+template <typename Put>
+bool Decoder::multiply(Walk& walk, const Part* parts, int num_parts, int64_t tokens, int64_t columns, bool blocks, Put put) {
   const int64_t own = tokens == 1 ? walk.member * activation_columns_ * static_cast<int64_t>(sizeof(float)) : 0;
   const Activations input{activations_.data() + own, tokens, columns, blocks};
   bool prepared = tokens != 1;  // a token alone is prepared by every member that takes a chunk, which saves a phase
@@ -296,13 +278,13 @@ bool Decoder::multiply(Walk& walk, const Part* parts, int num_parts, int64_t tok
     const int64_t chunks = std::min<int64_t>(tokens, 4 * team_.size());
     const bool good = phase(walk, chunks, [&](int64_t chunk) {
       const auto [first, last] = share(tokens, chunk, chunks);
-      for (int64_t token = first; token < last; ++token) put(input, token);
+      for (int64_t token = first; token < last; ++token) put(input, token, token);
       return true;
     });
     if (!good) return false;
   }
   auto prepare = [&] {
-    if (!prepared) put(input, 0);
+    if (!prepared) put(input, 0, 0);
     prepared = true;
   };
   int64_t pairs = 0;
@@ -325,7 +307,8 @@ bool Decoder::multiply(Walk& walk, const Part* parts, int num_parts, int64_t tok
       last -= here;
       if (begin >= end) continue;
       kernels_->matmul({matrix.format, matrix.data, part.gate ? part.gate->data : nullptr, matrix.columns, matrix.rows,
-                        begin, end, input, part.sink, part.out, part.ld, part.bias, part.exact});
+                        begin, end, input, part.sink, part.out, part.ld, part.bias, part.exact, part.extra,
+                        part.gate_extra});
     }
     return true;
   });
@@ -351,7 +334,7 @@ bool Decoder::streamed(Walk& walk, const Part& part, const Activations& input, c
         prepare();
         kernels_->matmul({matrix.format, weights, part.gate ? data[0] - before : nullptr, matrix.columns, matrix.rows,
                           group + 2 * first, std::min(group + 2 * last, group + count), input, part.sink, part.out, part.ld,
-                          part.bias, part.exact});
+                          part.bias, part.exact, part.extra, part.gate_extra});
       }
       return true;
     };

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "memory.h"
@@ -40,12 +41,28 @@ struct Matrix {
   int64_t bytes() const { return stride() * groups(); }
 };
 
+// The part of `count` that belongs to a member.
+inline std::pair<int64_t, int64_t> share(int64_t count, int64_t member, int64_t members) {
+  return {count * member / members, count * (member + 1) / members};
+}
+
 enum Slot : int { kQ, kK, kV, kO, kGate, kUp, kDown, kLayerSlots };
+
+constexpr int kMaxParts = 3;  // matrices that read the same input
 
 struct Layer {
   std::array<Matrix, kLayerSlots> matrices;
   std::vector<float> attention_norm, mlp_norm;  // padded to 32
   std::array<std::vector<float>, 3> biases;     // of q, k, v; padded to 16, or empty
+};
+
+// What an adapter adds to a matrix: y += scale * up (down x). Source: Hu et al. 2021, arXiv:2106.09685, eq. 3.
+struct LowRank {
+  Format format = Format::f32;   // without blocks
+  int64_t rank = 0;              // 0: nothing
+  const uint8_t* down = nullptr;  // [rank, columns]
+  const uint8_t* up = nullptr;    // [rows, rank]
+  float scale = 0.0f;
 };
 
 // One sequence of a step.
@@ -55,6 +72,7 @@ struct Span {
   int64_t start;  // position of it
   const int32_t* pages;
   int64_t wanted;  // logits of the last so many tokens
+  int adapter;     // 1, 2 ..., or 0 for none
 };
 
 class Decoder {
@@ -67,6 +85,7 @@ class Decoder {
   void set_bias(int layer, int slot, const float* bias);
   void set_stream(const std::string& path, int64_t job_bytes, int slots, int readers);
   void set_pages(int64_t num_pages, KvType type);
+  void set_low_rank(int adapter, int layer, int slot, const LowRank& low_rank);  // at any time between steps
 
   // cos, sin: [tokens, head_dim / 2]. logits: [wanted rows, vocab]. `interrupted` is asked now and then by member 0.
   // Throws std::runtime_error when weights cannot be read. False when interrupted: nothing of the step counts.
@@ -88,6 +107,14 @@ class Decoder {
     int64_t ld;
     const float* bias;
     bool exact;
+    const float* const* extra = nullptr;  // of adapters, see Product
+    const float* const* gate_extra = nullptr;
+  };
+  // Puts row `row` of the step as token `token` among the activations.
+  using PutRow = std::function<void(const Activations&, int64_t token, int64_t row)>;
+  struct Tile {  // tokens of one adapter
+    int adapter, count;
+    int64_t place;  // in adapted_rows_
   };
   struct Item {  // of attention: some tokens of a span and heads that share a kv head; one chunk when split
     int span, head, heads;
@@ -117,8 +144,14 @@ class Decoder {
     return phase(walk, chunks, work, [] {});
   }
   // A product whose input rows are `put` among the activations first: by each member for itself when there is one.
-  template <typename PutRow>
-  bool multiply(Walk& walk, const Part* parts, int num_parts, int64_t tokens, int64_t columns, bool blocks, PutRow put);
+  template <typename Put>
+  bool multiply(Walk& walk, const Part* parts, int num_parts, int64_t tokens, int64_t columns, bool blocks, Put put);
+  void plan_adapters();
+  // What adapters add to `num_parts` matrices from `slot` on that read the same input, into `extra(part)`.
+  bool adapt(Walk& walk, int layer, int slot, int num_parts, const PutRow& put);
+  const LowRank& low_rank(const Tile& tile, int layer, int slot) const { return adapters_[tile.adapter][layer][slot]; }
+  int64_t tile_floats() const;
+  const float** extra(int part) { return tiles_.empty() ? nullptr : extra_.data() + part * tokens_->size(); }
   bool streamed(Walk& walk, const Part& part, const Activations& input, const std::function<void()>& prepare);
   int64_t chunks_of(int64_t pairs) const;
   bool rotate_and_store(Walk& walk, int layer);
@@ -129,7 +162,7 @@ class Decoder {
   AttentionItem attention_item(const Item& item, int layer) const;
   void finish_split(int64_t token, float* row) const;
   void put_normed(const Activations& to, int64_t token, int64_t row, const std::vector<float>& weight) const;
-  void put_attention(const Activations& to, int64_t token, float* merged) const;
+  void put_attention(const Activations& to, int64_t token, int64_t row, float* merged) const;
   const uint8_t* layer_pages(int layer) const { return pages_.data() + layer * layer_bytes_; }
 
   const Shape shape_;
@@ -139,12 +172,15 @@ class Decoder {
   Matrix embedding_, head_;
   std::vector<float> last_norm_;
   std::unique_ptr<Stream> stream_;
+  std::vector<std::vector<std::array<LowRank, kLayerSlots>>> adapters_;  // [adapter - 1][layer][slot]
+  int64_t narrow_ld_ = 0, added_ld_;
   KvLayout kv_{};
   int64_t num_pages_ = 0, layer_bytes_ = 0;
   Pages pages_;
 
   // Scratch, sized by the largest step so far.
   int64_t max_tokens_ = 0;
+  Pages narrow_, added_, tile_inputs_;  // of adapters: down x, up (down x) and the inputs of a tile, one a member
   int64_t hidden_ld_, qkv_ld_, key_at_, value_at_, attention_ld_, mlp_ld_, activation_columns_;
   Pages hidden_, qkv_, queries_, attention_, mlp_, activations_, scratch_, parts_;
 
@@ -158,6 +194,9 @@ class Decoder {
   std::vector<int64_t> wanted_;    // rows whose logits are wanted
   std::vector<int> token_spans_;   // span of each row
   std::vector<Item> items_;
+  std::vector<int64_t> adapted_rows_;  // rows of tokens with an adapter, adapter by adapter
+  std::vector<Tile> tiles_;            // of them
+  std::vector<const float*> extra_;    // [parts][tokens]
   bool split_ = false;
   int64_t max_chunks_ = 0;         // of a split step
   std::vector<Phase> phases_;
@@ -165,5 +204,22 @@ class Decoder {
   std::string problem_;            // why an embedding row could not be read
   int64_t pass_ = 0;               // running number of the first job of this step
 };
+
+template <typename Work, typename Finish>
+bool Decoder::phase(Walk& walk, int64_t chunks, Work work, Finish finish) {
+  Phase& phase = phases_[walk.phase++];
+  for (;;) {
+    const int64_t chunk = phase.next.fetch_add(1, std::memory_order_relaxed);
+    if (chunk >= chunks) break;
+    if (!work(chunk)) {
+      failed_.store(true);
+      return false;
+    }
+    if (phase.done.fetch_add(1, std::memory_order_acq_rel) == chunks - 1) finish();
+  }
+  for (Pause pause; phase.done.load(std::memory_order_acquire) < chunks; pause.again())
+    if (failed_.load(std::memory_order_relaxed) || stopped_.load(std::memory_order_relaxed)) return false;
+  return !failed_.load(std::memory_order_relaxed) && !stopped_.load(std::memory_order_relaxed);
+}
 
 }  // namespace aquila

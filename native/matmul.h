@@ -171,9 +171,14 @@ AQUILA_INLINE void compute(const uint8_t* const (&groups)[R], int64_t columns, i
   else float_tile<format, R, T>(groups, columns, step, input, out);
 }
 
+static AQUILA_INLINE F with_extra(const float* const* extra, int64_t token, int64_t group, F value) {
+  return extra && extra[token] ? add(value, load(extra[token] + group * kRows)) : value;
+}
+
 // Not inlined: a tile calls it 2 T times.
 __attribute__((noinline)) static void put(const Product& p, int64_t token, int64_t group, F value) {
   if (p.bias) value = add(value, load(p.bias + group * kRows));
+  value = with_extra(p.extra, token, group, value);
   float* out = p.out + token * p.ld + group * kRows;
   if (p.sink == Sink::add) value = add(value, load(out));
   if (!p.exact || (group + 1) * kRows <= p.rows) {
@@ -186,6 +191,8 @@ __attribute__((noinline)) static void put(const Product& p, int64_t token, int64
 }
 
 __attribute__((noinline)) static void put_gated(const Product& p, int64_t token, int64_t group, F gate, F value) {
+  gate = with_extra(p.gate_extra, token, group, gate);
+  value = with_extra(p.extra, token, group, value);
   store(p.out + token * p.ld + group * kRows, mul(silu(gate), value));
 }
 

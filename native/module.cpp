@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -111,11 +112,25 @@ class PyDecoder {
     decoder_.set_pages(count, parse_kv(type));
   }
 
-  // spans: rows of (first, count, start, wanted, where its pages begin). False when a signal came.
+  void set_low_rank(int adapter, int layer, int slot, const std::string& format, int64_t rank,
+                    Array<const uint8_t, 1> down, Array<const uint8_t, 1> up, float scale) {
+    const Format kind = parse_format(format);
+    require(adapter > 0 && adapter <= num_adapters_ + 1 && layer >= 0 && layer < shape_.layers && slot >= 0 &&
+                slot < int{kLayerSlots} && rank > 0 && !in_blocks(kind),
+            "adapters are numbered from 1 on, and belong to a matrix of a layer");
+    const auto [rows, columns] = matrix_shape(slot);
+    require(static_cast<int64_t>(down.size()) >= num_groups(rank) * group_bytes(kind, columns) &&
+                static_cast<int64_t>(up.size()) >= num_groups(rows) * group_bytes(kind, rank),
+            "fewer bytes than the matrices have");
+    decoder_.set_low_rank(adapter, layer, slot, {kind, rank, down.data(), up.data(), scale});
+    num_adapters_ = std::max(num_adapters_, adapter);
+  }
+
+  // spans: rows of (first, count, start, wanted, where its pages begin, adapter). False when a signal came.
   void step(Array<const int32_t, 1> tokens, Array<const int64_t, 2> spans, Array<const int32_t, 1> pages,
             Array<const float, 2> cos, Array<const float, 2> sin, Array<float, 2> logits) {
     const int64_t count = static_cast<int64_t>(tokens.size());
-    require(count > 0 && spans.shape(1) == 5, "a step has tokens, and spans of five numbers");
+    require(count > 0 && spans.shape(1) == 6, "a step has tokens, and spans of six numbers");
     require(static_cast<int64_t>(cos.shape(0)) == count && static_cast<int64_t>(sin.shape(0)) == count &&
                 static_cast<int64_t>(cos.shape(1)) == shape_.head_dim / 2 && sin.shape(1) == cos.shape(1),
             "rotation tables are [tokens, head_dim / 2]");
@@ -124,13 +139,14 @@ class PyDecoder {
     std::vector<Span> parsed;
     int64_t next = 0, wanted = 0;
     for (size_t i = 0; i < spans.shape(0); ++i) {
-      const int64_t* row = spans.data() + 5 * i;
+      const int64_t* row = spans.data() + 6 * i;
       const int64_t needed = (row[2] + row[1] + kPage - 1) / kPage;
       require(row[0] == next && row[1] > 0 && row[2] >= 0 && row[3] >= 0 && row[3] <= row[1], "spans follow each other");
       require(row[4] >= 0 && row[4] + needed <= static_cast<int64_t>(pages.size()), "a page table is too short");
       for (int64_t p = 0; p < needed; ++p)
         require(pages.data()[row[4] + p] >= 0 && pages.data()[row[4] + p] < num_pages_, "no such page");
-      parsed.push_back({row[0], row[1], row[2], pages.data() + row[4], row[3]});
+      require(row[5] >= 0 && row[5] <= num_adapters_, "no such adapter");
+      parsed.push_back({row[0], row[1], row[2], pages.data() + row[4], row[3], static_cast<int>(row[5])});
       next += row[1];
       wanted += row[3];
     }
@@ -185,6 +201,7 @@ class PyDecoder {
   Shape shape_;
   Decoder decoder_;
   int64_t num_pages_ = 0;
+  int num_adapters_ = 0;
 };
 
 // For tests and benches: x [tokens, columns] times a packed matrix, on one thread.
@@ -265,6 +282,7 @@ NB_MODULE(_native, m) {
       .def("set_bias", &PyDecoder::set_bias)
       .def("set_stream", &PyDecoder::set_stream)
       .def("set_pages", &PyDecoder::set_pages)
+      .def("set_low_rank", &PyDecoder::set_low_rank, nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>())
       .def("step", &PyDecoder::step)
       .def_prop_ro("kernels", &PyDecoder::kernels)
       .def_prop_ro("threads", &PyDecoder::threads)

@@ -103,6 +103,9 @@ struct Product {
   int64_t ld;
   const float* bias;  // padded to groups, or null
   bool exact;         // out has no room for padding rows
+  // For each token a row of values that are added to its product before anything else is done with it, or null.
+  const float* const* extra = nullptr;
+  const float* const* gate_extra = nullptr;  // likewise of the product with `gate`
 };
 
 enum class KvType : int { f32 = 0, f16 = 1, i8 = 2 };

@@ -56,10 +56,6 @@ def _read_config(raw: Mapping[str, Any], path: Path) -> ModelConfig:
     where = str(path / "config.json")
     if not isinstance(raw.get("model_type"), str):
         raise ConfigError(f"{where}: model_type {raw.get('model_type')!r:.40} is not text; the file is damaged")
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = raw.get(key) or {}
-        if not isinstance(rope, dict) or not isinstance(rope.get("rope_type") or rope.get("type") or "", str):
-            raise ConfigError(f"{where}: {key} {rope!r:.40} is not a kind of scaling; the file is damaged")
     if raw.get("quantization_config"):
         raise ConfigError(f"{where}: the weights are quantised (quantization_config); use the unquantised checkpoint")
     config = from_hugging_face(raw, where)

@@ -49,6 +49,9 @@ def generate(
         bool | None,
         typer.Option("--lookup/--no-lookup", help="Guess what the text said before: fewer steps where it repeats."),
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder of a LoRA adapter, as PEFT saves it, to continue with.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False,
 ) -> None:
     """Continue a text. The continuation goes to stdout, progress and tokens a second to stderr."""
@@ -88,12 +91,13 @@ def generate(
         memory_limit=memory_limit,
         max_context=max_context,
         lookup=lookup,
+        adapters=None if adapter is None else {str(adapter): adapter},
     )
     if explain and loaded.plan is not None:
         print(loaded.plan.explain(), file=sys.stderr)
     if not quiet:
         print(f"loaded {loaded.name} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    run = _Run(loaded, Request(tuple(loaded.prompt_ids(text)), params))
+    run = _Run(loaded, Request(tuple(loaded.prompt_ids(text)), params, None if adapter is None else str(adapter)))
     completions = run.finish(_write if streaming else None)
     if as_json:
         _print_json(completions, run)

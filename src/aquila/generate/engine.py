@@ -3,7 +3,7 @@
 A request's life: `submit` queues its `n` sequences -> `step` plans tokens for all of them, has the runner compute,
 samples, decodes and hands out deltas -> the last delta says why it ended. What a request gets depends on its prompt,
 its parameters and its seed alone: not on the rest of the batch, on chunking, on preemption, on cached prefixes or on
-drafts.
+drafts. Requests with different adapters run together and share no pages.
 
 Drafts (`lookup.py`) are guesses computed in the same step as the token before them. The sampler then draws row by row
 as it would draw step by step, and goes on for as long as it draws what was guessed; the first other token is kept and
@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from aquila.errors import GenerationError
+from aquila.checkpoint.adapter import Adapter
+from aquila.config import suggest
+from aquila.errors import ConfigError, GenerationError
 from aquila.generate import scheduler
 from aquila.generate.lookup import Drafter, row_worth
 from aquila.generate.pages import PagePool
@@ -106,6 +108,7 @@ class Engine:
         self.max_context = min(runner.max_context, runner.num_pages * runner.page_size)
         self.max_draft_tokens = runner.draft_tokens if max_draft_tokens is None else max_draft_tokens
         self.stats = Stats()
+        self.adapters: dict[str, int] = {}  # name -> the runner's number
         self._jobs: dict[int, Job] = {}
         self._branches: dict[int, Branch] = {}  # id(sequence) -> branch
         self._outbox: dict[int, deque[Delta]] = {}  # deltas of streams that another stream's step produced
@@ -115,6 +118,12 @@ class Engine:
     def busy(self) -> bool:
         """Whether a step would compute something."""
         return bool(self._jobs)
+
+    def load_adapter(self, name: str, adapter: Adapter) -> None:
+        """Lets requests name an adapter. `ConfigError` when the name is taken."""
+        if name in self.adapters:
+            raise ConfigError(f"adapter {name!r}: the name is taken; give every adapter a name of its own")
+        self.adapters[name] = self.runner.load_adapter(adapter)
 
     def submit(self, request: Request) -> int:
         """Queues a request and gives its id. `GenerationError` when it can never run."""
@@ -128,13 +137,14 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the context holds {self.max_context} and one must be left for "
                 "the answer; shorten the prompt"
             )
+        adapter = self._adapter_number(request.adapter)
         job = Job(self._next_id, request, secrets.randbits(63) if params.seed is None else params.seed)
         self._next_id += 1
         for index in range(params.n):
             branch = Branch(
                 job=job,
                 index=index,
-                sequence=scheduler.Sequence(list(prompt), len(prompt)),
+                sequence=scheduler.Sequence(list(prompt), len(prompt), adapter=adapter),
                 sampler=Sampler(params, prompt, job.seed, index),
                 decoder=StreamDecoder(self.tokenizer, params.stop),
                 max_new_tokens=min(params.max_new_tokens, room),
@@ -204,6 +214,16 @@ class Engine:
             for request_id in ids:
                 self.cancel(request_id)
                 del self._outbox[request_id]
+
+    def _adapter_number(self, name: str | None) -> int:
+        if name is None:
+            return 0
+        if name not in self.adapters:
+            raise GenerationError(
+                f"adapter {name!r} is not loaded{suggest(name, self.adapters) or '; none is'}; name one that was "
+                "loaded with the model, or none"
+            )
+        return self.adapters[name]
 
     def _route(self, deltas: list[Delta]) -> None:
         for delta in deltas:

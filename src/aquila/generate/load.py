@@ -1,10 +1,11 @@
 """`aquila.load`: from a name or a path to a model that generates."""
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aquila.checkpoint.adapter import read_adapter
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.errors import ConfigError
 from aquila.generate.engine import Engine
@@ -49,16 +50,23 @@ class Model:
         self,
         prompts: str | Sequence[str],
         params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[Completion]:
-        """Continues each prompt; all run together. With `n` > 1 the completions of a prompt follow each other."""
+        """Continues each prompt; all run together. With `n` > 1 the completions of a prompt follow each other.
+
+        `adapter` names one of those that the model was loaded with.
+        """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         params = params or SamplingParams()
-        requests = [Request(tuple(self.prompt_ids(text)), params) for text in texts]
+        requests = [Request(tuple(self.prompt_ids(text)), params, adapter) for text in texts]
         return [completion for group in self.engine.generate(requests) for completion in group]
 
-    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Delta]:
+    def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, adapter: str | None = None
+    ) -> Generator[Delta]:
         """Deltas of one request as they come; closing the iterator cancels it."""
-        return self.engine.stream(Request(tuple(prompt_ids), params))
+        return self.engine.stream(Request(tuple(prompt_ids), params, adapter))
 
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a plain prompt, begun as the model's training documents began."""
@@ -80,6 +88,7 @@ def load(  # noqa: PLR0913  the front door: every option has a default
     max_batched_tokens: int = 512,
     max_sequences: int = 64,
     lookup: bool | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Model:
     """Loads a model for generation.
 
@@ -98,6 +107,7 @@ def load(  # noqa: PLR0913  the front door: every option has a default
         max_sequences: sequences that run at once at most.
         lookup: guess tokens that the text has said before, which saves steps where it repeats; where the runner gains
             by it when not given.
+        adapters: name -> folder of a LoRA adapter as PEFT saves it; each request may name one of them.
 
     Raises:
         AquilaError: no such model, or its checkpoint is not whole.
@@ -110,9 +120,9 @@ def load(  # noqa: PLR0913  the front door: every option has a default
     limit = longest_context(config)
     if max_context is not None and not 1 <= max_context <= limit:
         raise ConfigError(f"max_context: {max_context} is not between 1 and the {limit} positions of {name}")
-    runner = choose_runner(
-        checkpoint, name, RunnerOptions(device, dtype, quantize, memory_limit, max_context, kv_bytes)
-    )
+    found = {key: read_adapter(Path(folder).expanduser(), config) for key, folder in (adapters or {}).items()}
+    options = RunnerOptions(device, dtype, quantize, memory_limit, max_context, kv_bytes)
+    runner = choose_runner(checkpoint, name, options, tuple(found.values()))
     plan = getattr(runner, "plan", None)
     if plan is not None:
         max_batched_tokens = min(max_batched_tokens, plan.step_tokens)
@@ -125,6 +135,8 @@ def load(  # noqa: PLR0913  the front door: every option has a default
         max_sequences=max_sequences,
         max_draft_tokens={None: None, False: 0, True: runner.draft_tokens or DRAFT_TOKENS}[lookup],
     )
+    for key, adapter in found.items():
+        engine.load_adapter(key, adapter)
     entry = _entry(name, path)
     return Model(
         name=name,

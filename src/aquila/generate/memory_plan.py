@@ -35,7 +35,7 @@ class MemoryPlan:
 
     Attributes:
         limit_bytes: what was asked for.
-        process_bytes: interpreter, libraries and tokenizer, as they are, and a reserve.
+        process_bytes: interpreter, libraries, tokenizer and adapters, as they are, and a reserve.
         vector_bytes: norms and biases.
         step_bytes: activations of `step_tokens` tokens.
         kv_bytes: keys and values of `context` positions, kept as `kv_type`.
@@ -114,6 +114,8 @@ class Weights:
     head_bytes: int
     embedding_bytes: int  # 0 when it is the head
     vector_bytes: int
+    adapter_bytes: int = 0  # of all adapters, always in memory
+    adapter_rank: int = 0  # the largest; 0 without adapters
 
     @classmethod
     def of(cls, config: ModelConfig, formats: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> "Weights":
@@ -152,7 +154,7 @@ def plan_memory(
     Raises:
         ConfigError: the limit cannot work; the message names the smallest that can.
     """
-    base = process_bytes + PROCESS_RESERVE_BYTES + weights.vector_bytes
+    base = process_bytes + weights.adapter_bytes + PROCESS_RESERVE_BYTES + weights.vector_bytes
     everything = _resident(config, weights, limit_bytes, base, threads, max_context)
     if everything is not None:
         return everything
@@ -178,14 +180,17 @@ def kv_token_bytes(config: ModelConfig, kv_type: str) -> int:
     return config.num_hidden_layers * config.num_key_value_heads * per_head
 
 
-def step_bytes(config: ModelConfig, tokens: int, threads: int) -> int:
-    """Activations and logits of a step of so many tokens, as native/decoder.cpp allocates them."""
+def step_bytes(config: ModelConfig, tokens: int, threads: int, adapter_rank: int = 0) -> int:
+    """Activations and logits of a step of so many tokens, as native/decoder.cpp and adapters.cpp allocate them."""
     dim = -(-config.head_dim // 16) * 16
     hidden, wide = _up32(config.hidden_size), _up32(config.intermediate_size)
     qkv, attention = config.q_size + 2 * config.kv_size + 48, _up32(config.q_size)
     largest = max(hidden, attention, wide)
     floats = tokens * (hidden + qkv + config.num_attention_heads * dim + attention + wide)
     floats += max(tokens, threads) * largest + threads * (16 * 128 + 32 * (dim + 2))
+    if adapter_rank:
+        added = max(3 * (config.q_size + 16), 2 * wide, hidden)
+        floats += tokens * (added + 3 * _up32(adapter_rank)) + threads * 8 * max(largest, _up32(adapter_rank))
     rotation = 2 * (config.head_dim // 2) * 4096
     return 4 * (floats + rotation + 4 * config.vocab_size) + (64 << 10)
 
@@ -199,19 +204,21 @@ def _resident(
     config: ModelConfig, weights: Weights, limit: int, base: int, threads: int, max_context: int | None
 ) -> MemoryPlan | None:
     """Everything in memory, when that fits with the whole context."""
+    rank = weights.adapter_rank
     context = max_context or config.max_position_embeddings
     layers = config.num_hidden_layers
     pinned = layers * weights.layer_bytes + weights.head_bytes + weights.embedding_bytes
     for kv_type in ("f16", "i8"):
         kv = -(-context // PAGE_SIZE) * PAGE_SIZE * kv_token_bytes(config, kv_type)
         tokens = MAX_STEP_TOKENS
-        while tokens > 4 * MIN_STEP_TOKENS and base + pinned + kv + step_bytes(config, tokens, threads) > limit:
+        beside = base + pinned + kv
+        while tokens > 4 * MIN_STEP_TOKENS and beside + step_bytes(config, tokens, threads, rank) > limit:
             tokens //= 2
         plan = MemoryPlan(
             limit_bytes=limit,
             process_bytes=base - weights.vector_bytes,
             vector_bytes=weights.vector_bytes,
-            step_bytes=step_bytes(config, tokens, threads),
+            step_bytes=step_bytes(config, tokens, threads, rank),
             step_tokens=tokens,
             kv_bytes=kv,
             kv_type=kv_type,
@@ -238,9 +245,10 @@ def _streamed(
     """As many layers in memory as fit beside the rest; None when not even the rest fits."""
     left = limit - base
     tokens = MAX_STEP_TOKENS
-    while tokens > MIN_STEP_TOKENS and step_bytes(config, tokens, threads) > STEP_SHARE * left:
+    rank = weights.adapter_rank
+    while tokens > MIN_STEP_TOKENS and step_bytes(config, tokens, threads, rank) > STEP_SHARE * left:
         tokens //= 2
-    step = step_bytes(config, tokens, threads)
+    step = step_bytes(config, tokens, threads, rank)
     ring, job, slots = _ring(max(MIN_RING_BYTES, min(MAX_RING_BYTES, int(RING_SHARE * left))))
     per_token = kv_token_bytes(config, kv_type)
     context = max_context or min(config.max_position_embeddings, max(MIN_CONTEXT, _whole(KV_SHARE * left / per_token)))

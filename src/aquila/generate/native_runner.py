@@ -7,12 +7,14 @@ are read from disk as they are needed: every sum is taken in one order.
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from aquila.checkpoint.adapter import Adapter
 from aquila.checkpoint.native_weights import choose_formats, fill, packed_bytes
 from aquila.checkpoint.open import Checkpoint
 from aquila.checkpoint.packed import packed_file
@@ -20,6 +22,7 @@ from aquila.checkpoint.tensors import LazyTensor
 from aquila.config import format_size
 from aquila.errors import GenerationError
 from aquila.generate.memory_plan import PAGE_SIZE, READERS, MemoryPlan, Weights, kv_token_bytes, plan_memory
+from aquila.generate.native_adapter import SLOTS, adapter_bytes, place_adapter
 from aquila.generate.runner import SequenceStep
 from aquila.kernels.formats import FORMATS
 from aquila.machine import read_cpu, read_memory, resident_bytes
@@ -30,15 +33,6 @@ if TYPE_CHECKING:
     from aquila.kernels._native import Decoder
 
 _TABLE_STEP = 1024  # positions by which the rotation tables grow
-SLOTS = (  # in the order of native/decoder.h
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
 NORMS = ("input_layernorm", "post_attention_layernorm")
 MIN_PROCESS_BYTES = 64 << 20  # taken where the system does not say what the process holds
 DRAFT_TOKENS = 3  # a step of four tokens costs little more than one of one: the weights are read once
@@ -66,6 +60,7 @@ class NativeRunner:
         self.max_context = max_context
         self.num_pages = num_pages
         self.kv_type = kv_type
+        self._num_adapters = 0
         # dynamic rotary scaling is set by the context served, so that caches stay valid
         self._frequencies = inverse_frequencies(config, max_context)  # [pairs]
         self._cos = self._sin = np.empty((0, len(self._frequencies)), np.float32)  # [positions, pairs]
@@ -82,15 +77,21 @@ class NativeRunner:
         streamed = self.plan is not None and self.plan.streamed_bytes > 0
         return STREAMED_DRAFT_TOKENS if streamed else DRAFT_TOKENS
 
+    def load_adapter(self, adapter: Adapter) -> int:
+        """See `Runner.load_adapter`."""
+        place_adapter(self.decoder, self._num_adapters + 1, adapter)
+        self._num_adapters += 1
+        return self._num_adapters
+
     def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
         """See `Runner.step`."""
         tokens: list[int] = []
         positions: list[np.ndarray] = []
         pages: list[int] = []
-        spans = np.empty((len(batch), 5), np.int64)
+        spans = np.empty((len(batch), 6), np.int64)
         for row, item in zip(spans, batch, strict=True):
             count = len(item.token_ids)
-            row[:] = (len(tokens), count, item.start, item.num_logits, len(pages))
+            row[:] = (len(tokens), count, item.start, item.num_logits, len(pages), item.adapter)
             tokens += item.token_ids
             pages += item.pages
             positions.append(np.arange(item.start, item.start + count))
@@ -178,8 +179,12 @@ def make_limited_runner(
     max_context: int | None = None,
     threads: int | None = None,
     kernels: str = "",
+    adapters: Sequence[Adapter] = (),
 ) -> NativeRunner:
-    """Runs a packed checkpoint within `memory_limit` bytes for the whole process. `ConfigError` when that cannot be."""
+    """Runs a packed checkpoint within `memory_limit` bytes for the whole process. `ConfigError` when that cannot be.
+
+    `adapters` are those that will be loaded.
+    """
     config, tensors = checkpoint.config, checkpoint.tensors
     decoder = make_decoder(native, config, threads=threads, kernels=kernels)
     formats = choose_formats(tensors, None)
@@ -187,7 +192,11 @@ def make_limited_runner(
     gc.collect()
     plan = plan_memory(
         config,
-        Weights.of(config, formats, shapes),
+        replace(
+            Weights.of(config, formats, shapes),
+            adapter_bytes=sum(map(adapter_bytes, adapters)),
+            adapter_rank=max((adapter.rank for adapter in adapters), default=0),
+        ),
         limit_bytes=memory_limit,
         process_bytes=max(resident_bytes() or 0, MIN_PROCESS_BYTES),
         threads=decoder.threads,

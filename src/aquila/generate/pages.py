@@ -2,14 +2,14 @@
 
 Source: Kwon et al. 2023, arXiv:2309.06180 (paged attention). A page holds the keys and values of `page_size` tokens in
 every layer. Full pages are registered under (page before it, its tokens): a chain of exact matches, so two prompts
-share pages when and only when they begin with the same tokens. A page that nobody holds keeps its content until it
-is needed.
+share pages when and only when they have the same adapter and begin with the same tokens. A page that nobody holds
+keeps its content until it is needed.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
-ROOT = -1  # the parent of a first page
+ROOT = -1  # the parent of a first page; less by its number for each adapter, which computes other keys and values
 
 Prefix = tuple[int, tuple[int, ...]]  # (serial of the page before, tokens of this page)
 
@@ -32,13 +32,13 @@ class PagePool:
     def num_free(self) -> int:
         return len(self._free)
 
-    def match(self, token_ids: Sequence[int]) -> list[int]:
-        """Takes hold of the pages that already hold the beginning of `token_ids`.
+    def match(self, token_ids: Sequence[int], adapter: int = 0) -> list[int]:
+        """Takes hold of the pages that already hold the beginning of `token_ids` under an adapter.
 
         At least one token is left to compute, since its logits are wanted.
         """
         pages: list[int] = []
-        parent = ROOT
+        parent = ROOT - adapter
         for start in range(0, len(token_ids) - self.page_size, self.page_size):
             page = self._registered.get((parent, tuple(token_ids[start : start + self.page_size])))
             if page is None or not self.reuse:
@@ -65,11 +65,11 @@ class PagePool:
             pages.append(page)
         return pages
 
-    def register(self, pages: Sequence[int], token_ids: Sequence[int], first: int, last: int) -> None:
+    def register(self, pages: Sequence[int], token_ids: Sequence[int], first: int, last: int, adapter: int = 0) -> None:
         """Makes pages `first .. last - 1` of a sequence, now fully computed, findable by their tokens."""
         for place in range(first, last):
             page = pages[place]
-            parent = self._serials[pages[place - 1]] if place else ROOT
+            parent = self._serials[pages[place - 1]] if place else ROOT - adapter
             prefix = (parent, tuple(token_ids[place * self.page_size : (place + 1) * self.page_size]))
             if page not in self._prefixes and prefix not in self._registered:
                 self._prefixes[page] = prefix

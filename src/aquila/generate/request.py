@@ -7,10 +7,11 @@ from aquila.generate.sampling import SamplingParams, TokenLogprob
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as token ids, and how to continue it."""
+    """A prompt as token ids, how to continue it, and the name of the adapter to continue it with."""
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

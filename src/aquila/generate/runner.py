@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from aquila.checkpoint.adapter import Adapter
+
 
 @dataclass(frozen=True)
 class SequenceStep:
@@ -17,12 +19,14 @@ class SequenceStep:
         start: position of the first of them; everything before it is in the pages already.
         pages: page table of the sequence; covers at least `start + len(token_ids)` positions.
         num_logits: the logits of the last so many tokens are wanted: 0 inside a prompt, else 1 and one a draft.
+        adapter: what `Runner.load_adapter` gave, 0 for the model as it is; the same in every step of a sequence.
     """
 
     token_ids: Sequence[int]
     start: int
     pages: Sequence[int]
     num_logits: int
+    adapter: int = 0
 
 
 @runtime_checkable  # the tests check arguments as they are passed
@@ -43,6 +47,10 @@ class Runner(Protocol):
     @property
     def draft_tokens(self) -> int:
         """Guessed tokens a sequence that it is good to compute along in a step; 0 where that gains nothing."""
+        ...
+
+    def load_adapter(self, adapter: Adapter) -> int:
+        """Reads the weights of an adapter of this model; gives its number, 1 or more."""
         ...
 
     def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:

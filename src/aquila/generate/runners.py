@@ -1,9 +1,11 @@
 """Which runner a model gets: the native one on a CPU, torch on an accelerator or where the kernels are not there."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aquila.checkpoint.adapter import Adapter
 from aquila.checkpoint.native_weights import DTYPE_FORMATS, native_format
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.checkpoint.packed_writer import default_path, quantise
@@ -31,8 +33,14 @@ class RunnerOptions:
     kv_bytes: int = 1 << 30
 
 
-def choose_runner(checkpoint: Checkpoint, name: str, options: RunnerOptions) -> Runner:
-    """Loads the weights where they will run. `ConfigError` when the options contradict each other or the machine."""
+def choose_runner(
+    checkpoint: Checkpoint, name: str, options: RunnerOptions, adapters: Sequence[Adapter] = ()
+) -> Runner:
+    """Loads the weights where they will run, and leaves room for `adapters` within a memory limit.
+
+    Raises:
+        ConfigError: the options contradict each other or the machine.
+    """
     _check(options)
     if not _runs_native(options.device):
         if options.quantize is not None or options.memory_limit is not None:
@@ -65,7 +73,7 @@ def choose_runner(checkpoint: Checkpoint, name: str, options: RunnerOptions) -> 
         )
     limit = parse_limit(options.memory_limit)
     packed = _packed(checkpoint, name, options.quantize or options.dtype)
-    return make_limited_runner(native, packed, memory_limit=limit, max_context=options.max_context)
+    return make_limited_runner(native, packed, memory_limit=limit, max_context=options.max_context, adapters=adapters)
 
 
 def parse_limit(memory_limit: int | str) -> int:
@@ -107,13 +115,9 @@ def _packed(checkpoint: Checkpoint, name: str, wanted: str | None) -> Checkpoint
     """The checkpoint as a packed file: itself, one that was packed before, or one that is packed now."""
     if checkpoint.format == "packed" and wanted is None:
         return checkpoint
-    matrices = {key: tensor for key, tensor in checkpoint.tensors.items() if len(tensor.shape) == 2}
-    sizes: dict[str, int] = {}
-    for tensor in matrices.values():
-        found = native_format(tensor)
-        sizes[found] = sizes.get(found, 0) + tensor.num_elements
-    to = DTYPE_FORMATS[wanted] if wanted is not None else max(sizes, key=lambda item: sizes[item])
-    if checkpoint.format == "packed" and to == max(sizes, key=lambda item: sizes[item]):
+    main = main_format(checkpoint)
+    to = DTYPE_FORMATS[wanted] if wanted is not None else main
+    if checkpoint.format == "packed" and to == main:
         return checkpoint
     target = default_path(checkpoint.path if Path(name).expanduser().exists() else Path(name), to)
     if not target.exists():
@@ -123,3 +127,13 @@ def _packed(checkpoint: Checkpoint, name: str, wanted: str | None) -> Checkpoint
         target.parent.mkdir(parents=True, exist_ok=True)
         quantise(checkpoint.path, target, to=to)
     return open_checkpoint(target)
+
+
+def main_format(checkpoint: Checkpoint) -> str:
+    """The format that most weights have, in which a model is packed when no other is asked for."""
+    sizes: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        if len(tensor.shape) == 2:
+            found = native_format(tensor)
+            sizes[found] = sizes.get(found, 0) + tensor.num_elements
+    return max(sizes, key=lambda item: sizes[item])

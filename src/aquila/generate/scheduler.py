@@ -26,6 +26,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     admitted: bool = False
     drafts: list[int] = field(default_factory=list)  # guesses of the tokens that follow `token_ids`
+    adapter: int = 0  # the runner's number of it
 
     @property
     def num_pending(self) -> int:
@@ -99,7 +100,7 @@ class Scheduler:
     def _advance(self, sequence: Sequence, count: int) -> None:
         sequence.num_computed += count
         full = sequence.num_computed // self.pool.page_size
-        self.pool.register(sequence.pages, sequence.token_ids, sequence.num_registered, full)
+        self.pool.register(sequence.pages, sequence.token_ids, sequence.num_registered, full, adapter=sequence.adapter)
         sequence.num_registered = max(full, sequence.num_registered)
 
     def _fit_drafts(self, sequences: list[Sequence]) -> None:
@@ -139,7 +140,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Moves the first waiting sequence among the running ones when its whole length fits the free pages."""
-        found = self.pool.match(sequence.token_ids)
+        found = self.pool.match(sequence.token_ids, sequence.adapter)
         needed = self._pages_for(len(sequence.token_ids)) - len(found)
         if needed > self.pool.num_free:
             self.pool.release(found)
@@ -179,4 +180,5 @@ def _sequence_step(sequence: Sequence, count: int) -> SequenceStep:
         start=sequence.num_computed,
         pages=tuple(sequence.pages),
         num_logits=1 + len(sequence.drafts) if at_end else 0,
+        adapter=sequence.adapter,
     )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aquila.checkpoint.adapter import Adapter
 from aquila.checkpoint.open import Checkpoint
 from aquila.checkpoint.torch_model import TORCH_DTYPES, load_model
 from aquila.config import format_size
@@ -21,6 +22,7 @@ from aquila.errors import ConfigError, GenerationError
 from aquila.generate.runner import SequenceStep
 from aquila.machine import Memory, read_memory
 from aquila.model.count import kv_bytes_per_token
+from aquila.model.linear import Linear
 from aquila.model.transformer import Transformer
 
 PAGE_SIZE = 16
@@ -51,6 +53,8 @@ class TorchRunner:
     def __init__(self, model: Transformer, *, max_context: int | None = None, kv_bytes: int = 1 << 30):
         config = model.config
         self.model = model
+        self._num_adapters = 0
+        self._adapted: list[tuple[int, Tensor]] = []  # of the step in progress: (adapter, rows [tokens])
         self.max_context = max_context or config.max_position_embeddings
         self.page_size = PAGE_SIZE
         embedding = model.model.embed_tokens.weight
@@ -71,6 +75,26 @@ class TorchRunner:
                 f"({format_size(self.num_pages * per_page)}); give a smaller max_context"
             ) from None
 
+    def load_adapter(self, adapter: Adapter) -> int:
+        """See `Runner.load_adapter`. The layers it adapts are wrapped; their weights stay the module's own."""
+        number = self._num_adapters + 1
+        read = {
+            name: tuple(
+                torch.from_numpy(half.numpy(np.dtype(np.float32))).to(self.device, self.dtype)
+                for half in (item.down, item.up)
+            )
+            for name, item in adapter.matrices.items()
+        }
+        for name, (down, up) in read.items():
+            layer = self.model.get_submodule(name)
+            if not isinstance(layer, AdaptedLinear):
+                assert isinstance(layer, Linear), f"{name} is no linear layer"
+                layer = AdaptedLinear(layer, self._adapted)
+                self.model.set_submodule(name, layer)
+            layer.pairs[number] = (down, up, adapter.matrices[name].scale)
+        self._num_adapters = number
+        return number
+
     @torch.inference_mode()
     def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
         """See `Runner.step`."""
@@ -78,6 +102,7 @@ class TorchRunner:
         positions = [item.start + offset for item in batch for offset in range(len(item.token_ids))]
         input_ids = torch.tensor([tokens], device=self.device)  # [1, tokens]
         spans, written = self._spans(batch)
+        self._adapted[:] = self._adapted_rows(batch)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]  # [slots, kv_heads, head_dim]
@@ -89,15 +114,27 @@ class TorchRunner:
                 out[0, rows] = _attend_span(query[0, rows], keys[span.slots], values[span.slots], span.mask)
             return out
 
-        hidden = self.model.hidden(
-            input_ids,
-            torch.tensor([positions], device=self.device),
-            attend=attend,
-            length=self.max_context,  # dynamic rotary scaling is set by the context served, so that caches stay valid
-        )
+        try:
+            hidden = self.model.hidden(
+                input_ids,
+                torch.tensor([positions], device=self.device),
+                attend=attend,
+                length=self.max_context,  # sets dynamic rotary scaling, so that caches stay valid
+            )
+        finally:
+            self._adapted.clear()  # the module may be trained between steps
         wanted = torch.tensor(_wanted_rows(batch), device=self.device, dtype=torch.long)
         logits = self.model.lm_head(hidden[0, wanted])  # [rows, vocab]
         return logits.float().cpu().numpy()
+
+    def _adapted_rows(self, batch: Sequence[SequenceStep]) -> list[tuple[int, Tensor]]:
+        rows: dict[int, list[int]] = {}
+        first = 0
+        for item in batch:
+            if item.adapter:
+                rows.setdefault(item.adapter, []).extend(range(first, first + len(item.token_ids)))
+            first += len(item.token_ids)
+        return [(adapter, torch.tensor(found, device=self.device)) for adapter, found in rows.items()]
 
     def _spans(self, batch: Sequence[SequenceStep]) -> tuple[list[Span], slice | Int[Tensor, " tokens"]]:
         """Places of each sequence, and the slots that the step's tokens are written to."""
@@ -132,6 +169,29 @@ class TorchRunner:
             return None
         hidden = torch.full((count, context), float("-inf"), device=self.device, dtype=self.dtype)
         return hidden.triu(context - count + 1)
+
+
+class AdaptedLinear(Linear):
+    """A linear layer that shares another's weight and adds what adapters add to it, each to rows of its own.
+
+    Args:
+        layer: whose weight and bias it takes.
+        adapted: (adapter, rows) of the step in progress; the runner's own list.
+    """
+
+    def __init__(self, layer: Linear, adapted: list[tuple[int, Tensor]]):
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.adapted = adapted
+        self.pairs: dict[int, tuple[Tensor, Tensor, float]] = {}  # adapter -> down, up, scale; not in the state dict
+
+    def forward(self, input: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        out = super().forward(input)
+        for adapter, rows in self.adapted:
+            if adapter in self.pairs:
+                down, up, scale = self.pairs[adapter]
+                out[0, rows] += scale * F.linear(F.linear(input[0, rows], down), up)
+        return out
 
 
 def _attend_span(

@@ -39,6 +39,17 @@ class Decoder:
     def set_bias(self, layer: int, slot: int, bias: np.ndarray) -> None: ...
     def set_stream(self, path: str, job_bytes: int, slots: int, readers: int) -> None: ...
     def set_pages(self, count: int, type: str) -> None: ...
+    def set_low_rank(
+        self,
+        adapter: int,
+        layer: int,
+        slot: int,
+        format: str,
+        rank: int,
+        down: np.ndarray,
+        up: np.ndarray,
+        scale: float,
+    ) -> None: ...
     def step(
         self,
         tokens: np.ndarray,

@@ -103,6 +103,10 @@ def parse_config(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _rope(raw: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
     """Rotary base and scaling: transformers 5 writes `rope_parameters`, older files `rope_theta` and `rope_scaling`."""
+    for key in ("rope_parameters", "rope_scaling"):
+        found = raw.get(key) or {}
+        if not isinstance(found, Mapping) or not isinstance(found.get("rope_type") or found.get("type") or "", str):
+            raise ConfigError(f"{where}: {key} {found!r:.40} is not a kind of scaling; the file is damaged")
     parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     theta = raw.get("rope_theta") or parameters.get("rope_theta") or 10000.0
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
@@ -121,6 +125,8 @@ def _rope(raw: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None
 def from_hugging_face(raw: Mapping[str, Any], where: str) -> ModelConfig:
     """Reads a Hugging Face `config.json` (already parsed). Keys that do not shape the model are passed over."""
     model_type = raw.get("model_type", "llama")
+    if not isinstance(model_type, str):
+        raise ConfigError(f"{where}: model_type {model_type!r:.40} is not text; the file is damaged")
     if model_type not in LLAMA_LIKE:
         raise ConfigError(
             f"{where}: model_type {model_type!r} is not a Llama-shaped architecture; "

@@ -106,6 +106,8 @@ def pull(
     progress = progress or Progress()
     if done := _already_here(entry, chosen, folder):
         progress.say(f"{entry.name} is here already: {done}")
+        if chosen:
+            _say_unverified(read_record(folder), progress)
         return done
     kind = _source_kind(entry, source, source_path)
     job = _job(entry, chosen, kind, source_path, folder, progress, sleep, os.environ if environ is None else environ)
@@ -169,9 +171,11 @@ def _pull_locked(job: _Job) -> Path:
     finally:
         if not any(job.folder.iterdir()):
             job.folder.rmdir()  # nothing came: leave nothing
+    version, verified = _version_of(job, fetched)
     record = Record(
         name=job.entry.name,
-        version=_version_of(job, fetched),
+        version=version,
+        version_verified=verified,
         preset=job.entry.preset,
         chat_template=job.entry.chat_template,
         licence=job.entry.licence.name,
@@ -181,24 +185,34 @@ def _pull_locked(job: _Job) -> Path:
         files=fetched.files,
     )
     write_record(job.folder, record)
+    if job.version:
+        _say_unverified(record, job.progress)
     return entry_path(job.folder, record.files)
 
 
-def _version_of(job: _Job, fetched: _Fetched) -> str:
-    """The published version that the fetched bytes are, by digest; else what was asked for, or the branch."""
+def _version_of(job: _Job, fetched: _Fetched) -> tuple[str, bool]:
+    """The version to record, and whether a published digest of the weights says so.
+
+    That is the published version that the fetched bytes are; else what was asked for, or the branch, unverified.
+    """
     weights = fetched.files.get(WEIGHTS_FILE)
-    if job.version:
-        if not (weights and job.md5):
-            job.progress.say(
-                f"{job.version.version} is not checked: no known md5 covers what {fetched.source} delivers"
-            )
-        return job.version.version
+    if job.version and weights and job.md5:
+        return job.version.version, True  # other bytes have been refused
     by_md5 = [version.version for version in job.entry.versions if weights and version.md5 == weights.md5]
-    if by_md5:
-        return by_md5[-1]
-    if any(job.entry.sha256.get(name) == file.sha256 for name, file in fetched.files.items()):
-        return job.entry.default_version
-    return "unidentified" if fetched.revision is None else "main"
+    by_sha256 = any(job.entry.sha256.get(name) == file.sha256 for name, file in fetched.files.items())
+    identified = by_md5[-1] if by_md5 else job.entry.default_version if by_sha256 else None
+    if job.version:
+        return job.version.version, identified == job.version.version
+    if identified:
+        return identified, True
+    return "unidentified" if fetched.revision is None else "main", False
+
+
+def _say_unverified(record: Record | None, progress: Progress) -> None:
+    if record and not record.version_verified:
+        progress.say(
+            f"{record.name} {record.version} is not verified: no published digest covers what {record.source} delivered"
+        )
 
 
 def _from_hugging_face(job: _Job) -> _Fetched:

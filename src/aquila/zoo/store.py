@@ -28,12 +28,21 @@ class FileRecord(BaseModel):
 
 
 class Record(BaseModel):
-    """The content of `aquila.json`. `source` is such as `hf:BAAI/Aquila-7B`, `revision` the hub's commit."""
+    """The content of `aquila.json`.
+
+    Attributes:
+        version: a published version, `main` (what the hub's branch held), or `unidentified`.
+        version_verified: a published digest covers the weights and says that they are this version. False: `version`
+            is only what was asked for, or no published version at all; records of earlier pulls say nothing.
+        source: such as `hf:BAAI/Aquila-7B`.
+        revision: the hub's commit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a later version of ours may say more
 
     name: str
     version: str
+    version_verified: bool = False
     preset: str
     chat_template: str | None
     licence: str

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 
 import aquila
+from aquila.checkpoint.adapter import Adapter
 from aquila.generate.engine import Engine
 from aquila.generate.lookup import MAX_MATCH, Drafter, NgramIndex, row_worth
 from aquila.generate.pages import PagePool
@@ -44,6 +45,9 @@ class CopyingRunner:
         self.slots = np.full(num_pages * self.page_size, -1)
         self.most_tokens = 0  # of a step
         self.last_end = 0
+
+    def load_adapter(self, adapter: Adapter) -> int:
+        raise NotImplementedError("it has no matrices")
 
     def step(self, batch: Sequence[SequenceStep]) -> Float[np.ndarray, "rows vocab"]:
         rows = []

@@ -291,7 +291,9 @@ def layer_names(checkpoint: Checkpoint, layer: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("to", "kv_type"), [("f32", "f32"), ("f16", "f16"), ("w4", "i8"), ("w4m", "f16"), ("w8", "f32")])
+@pytest.mark.parametrize(
+    ("to", "kv_type"), [("f32", "f32"), ("f16", "f16"), ("w4", "i8"), ("w4m", "f16"), ("w8", "f32")]
+)
 def test_streamed_weights_do_not_change_bits(small: Parts, tmp_path: Path, to: str, kv_type: str):
     """All weights, or those of one layer and the head, pass through a ring of three pieces of one row group or more."""
     checkpoint = open_checkpoint(quantise(small.checkpoint.path, tmp_path / "model.aqw", to=to))
