@@ -30,7 +30,8 @@ def adapter_tensors(
         matrix = name.removesuffix(".weight")
         if len(shape) == 2 and matrix.rpartition(".")[2] in targets:
             for half, size in (("A", (rank, shape[1])), ("B", (shape[0], rank))):
-                values = generator.normal(0, 0.3, size).astype(DTYPES[dtype])
+                # at 0.3 fp32 itself, merged or not, strays by up to 1.4e-4 from fp64; at 0.2 by 4.5e-5
+                values = generator.normal(0, 0.2, size).astype(DTYPES[dtype])
                 found[f"base_model.model.{matrix}.lora_{half}.weight"] = from_array(values)
     return found
 

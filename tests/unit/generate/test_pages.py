@@ -16,14 +16,14 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = PagePool(10, SIZE)
         self.held: list[tuple[list[int], list[int]]] = []  # (pages, tokens)
-        self.content: dict[int, tuple[int, ...]] = {}  # page -> all tokens up to its end, once registered
+        self.content: dict[int, tuple[int, ...]] = {}  # page -> adapter and all tokens up to its end, once registered
 
-    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
-    def admit(self, tokens):
-        found = self.pool.match(tokens)
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20), adapter=st.integers(0, 2))
+    def admit(self, tokens, adapter):
+        found = self.pool.match(tokens, adapter)
         assert len(found) * SIZE < len(tokens)
         for place, page in enumerate(found):
-            assert self.content[page] == tuple(tokens[: (place + 1) * SIZE])  # exactly this beginning
+            assert self.content[page] == (adapter, *tokens[: (place + 1) * SIZE])  # exactly this beginning
         fresh = self.pool.take(-(-len(tokens) // SIZE) - len(found))
         if fresh is None:
             self.pool.release(found)
@@ -32,9 +32,9 @@ class PoolMachine(RuleBasedStateMachine):
         for page in fresh:
             self.content.pop(page, None)
         full = len(tokens) // SIZE
-        self.pool.register(pages, tokens, len(found), full)
+        self.pool.register(pages, tokens, len(found), full, adapter)
         for place in range(len(found), full):
-            self.content[pages[place]] = tuple(tokens[: (place + 1) * SIZE])
+            self.content[pages[place]] = (adapter, *tokens[: (place + 1) * SIZE])
         self.held.append((pages, tokens))
 
     @precondition(lambda self: self.held)
