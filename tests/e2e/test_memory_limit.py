@@ -22,7 +22,6 @@ from aquila.checkpoint.packed_writer import quantise
 from aquila.checkpoint.tensors import from_array
 from aquila.kernels.native import usable_kernels
 from aquila.model.config import ModelConfig
-from conftest import AQUILA
 from parts import tiny_checkpoint, tiny_tokenizer
 
 pytestmark = [
@@ -32,6 +31,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
+AQUILA = str(Path(sys.executable).with_name("aquila"))
 PROMPT = ("--max-new-tokens", "5", "--temperature", "0", "--no-lookup", "class Stack:\n" * 12)
 # the peak since the start of the program itself: rusage counts the process that started it too
 MEASURE = """

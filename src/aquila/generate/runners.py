@@ -1,5 +1,6 @@
 """Which runner a model gets: the native one on a CPU, torch on an accelerator or where the kernels are not there."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ def _packed(checkpoint: Checkpoint, name: str, wanted: str | None) -> Checkpoint
     to = DTYPE_FORMATS[wanted] if wanted is not None else main
     if checkpoint.format == "packed" and to == main:
         return checkpoint
-    target = default_path(checkpoint.path if Path(name).expanduser().exists() else Path(name), to)
+    plain = default_path(checkpoint.path if Path(name).expanduser().exists() else Path(name), to)
+    target = plain.with_stem(f"{plain.stem}-{source_mark(checkpoint.path)}")
     if not target.exists():
         log.warning(
             "packing %s as %s into %s, once; under a memory limit weights are read from there", name, to, target
@@ -127,6 +129,14 @@ def _packed(checkpoint: Checkpoint, name: str, wanted: str | None) -> Checkpoint
         target.parent.mkdir(parents=True, exist_ok=True)
         quantise(checkpoint.path, target, to=to)
     return open_checkpoint(target)
+
+
+def source_mark(path: Path) -> str:
+    """Twelve hex digits that differ between checkpoints of one name, and once a file of one is written again."""
+    source = path.resolve()
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    facts = [f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def main_format(checkpoint: Checkpoint) -> str:
