@@ -8,12 +8,15 @@ shift
 out=$PWD/build/sanitize-${kind%%,*}
 bin=$PWD/.venv/bin
 mkdir -p build
-[ $# -gt 0 ] || set -- tests/unit/kernels tests/unit/generate/test_native_runner.py tests/unit/generate/test_native_failures.py
+case "${1:--}" in
+  -*) set -- tests/unit/generate/test_native_runner.py tests/unit/generate/test_native_failures.py \
+    tests/unit/generate/test_adapters.py $([ "$kind" = thread ] || echo tests/unit/kernels) "$@" ;;
+esac
 
 {
-  cmake -S native -B "$out" -DPython_EXECUTABLE="$bin/python" -DAQUILA_SANITIZE="$kind" \
-    -DCMAKE_CXX_FLAGS=-fno-var-tracking &&
-    cmake --build "$out" --parallel 2
+  cmake -S native -B "$out" -DPython_EXECUTABLE="$bin/python" -DAQUILA_SANITIZE="$kind" -DCMAKE_BUILD_TYPE=Sanitize \
+    -DCMAKE_CXX_FLAGS_SANITIZE='-O1 -fno-var-tracking' &&
+    nice cmake --build "$out" --parallel "${JOBS:-2}"
 } >"$out.log" 2>&1 || { cat "$out.log"; exit 1; }
 
 # Python asks this finder before that of the editable installation, in the processes that tests start too.
@@ -32,10 +35,11 @@ END
 export PYTHONPATH="$out" OMP_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0  # the interpreter keeps what it allocates
 # torch is not built for the thread sanitizer, which then misses how its threads wait for each other
-printf 'called_from_lib:libtorch_cpu.so\ncalled_from_lib:libgomp\nrace:libtorch_cpu\n' >"$out/suppressions"
+printf '%s\n' called_from_lib:libtorch_cpu.so called_from_lib:libtorch_python.so called_from_lib:libgomp \
+  race:libtorch mutex:libtorch >"$out/suppressions"
 export TSAN_OPTIONS="halt_on_error=1:suppressions=$out/suppressions"
 case $kind in
   thread) library=libtsan.so ;;
   *) library=libasan.so ;;
 esac
-LD_PRELOAD=$(c++ -print-file-name=$library) setarch -R "$bin/python" -m pytest -q -p no:cacheprovider --timeout 600 "$@"
+LD_PRELOAD="$(c++ -print-file-name=$library) $(c++ -print-file-name=libstdc++.so.6)" setarch -R "$bin/python" -m pytest -q -p no:cacheprovider --capture sys --timeout 600 "$@"

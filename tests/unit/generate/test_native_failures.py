@@ -1,6 +1,7 @@
 """What the native runner does with numbers that are none, files that change under it, and arguments that lie."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ IDS = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4)
 PAGES = (0, 1)
 
 
-def streamed(path: Path, *, threads: int = 2) -> NativeRunner:
+def streamed(path: Path, *, threads: int = 2, kernels: str = "") -> NativeRunner:
     """Reads every matrix from the file in every step."""
     checkpoint = open_checkpoint(path)
-    decoder = make_decoder(native_module(), checkpoint.config, threads=threads)
+    decoder = make_decoder(native_module(), checkpoint.config, threads=threads, kernels=kernels)
     formats = {name: item.quantised.type for name, item in checkpoint.tensors.items() if item.quantised}
     names = {item.gguf_type.lower(): name for name, item in FORMATS.items()}
     formats = {name: names[kind] for name, kind in formats.items()}
@@ -134,6 +135,29 @@ def test_no_step_is_computed_from_a_file_that_was_written_to(packed: Path):
     np.testing.assert_array_equal(found, expected)
     with pytest.raises(GenerationError, match="was changed"):
         step(runner)
+
+
+def test_a_step_that_was_interrupted_leaves_the_next_one_whole(tmp_path: Path):
+    """Ctrl-C inside a long step: the pieces that were read ahead belong to no step and are read anew."""
+    source = tiny_checkpoint(tmp_path / "tiny", num_hidden_layers=30, max_position_embeddings=512)
+    runner = streamed(quantise(source, tmp_path / "model.aqw", to="w8"), kernels="portable")
+    expected = step(runner)
+    prompt = [SequenceStep(IDS * 12, 0, tuple(range(16)), 0)]
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  the signal comes during any of them
+            signal.setitimer(signal.ITIMER_REAL, 0.03)
+            for _ in range(1000):
+                runner.step(prompt)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    for _ in range(2):
+        np.testing.assert_array_equal(step(runner), expected)
 
 
 def test_a_file_that_is_gone_at_the_start(packed: Path):
