@@ -127,7 +127,7 @@ static void attend_typed(const AttentionItem& item, int64_t chunk, float* scratc
   pages.positions = static_cast<int>(end - start < kChunk ? end - start : kChunk);
   pages.count = (pages.positions + kPage - 1) / kPage;
   for (int page = 0; page < pages.count; ++page)
-    pages.heads[page] = item.layer + item.pages[start / kPage + page] * item.layout.page_bytes() +
+    pages.heads[page] = item.layer + item.pages[start / kPage + page] * item.page_stride +
                         item.kv_head * item.layout.head_bytes();
   int row = 0;
   for (; row + kQuad <= item.num_rows; row += kQuad)

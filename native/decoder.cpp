@@ -76,9 +76,7 @@ void Decoder::set_stream(const std::string& path, int64_t job_bytes, int slots, 
 
 void Decoder::set_pages(int64_t num_pages, KvType type) {
   kv_ = {type, shape_.kv_heads, shape_.head_dim, static_cast<int>(round_up(shape_.head_dim, kRows))};
-  num_pages_ = num_pages;
-  layer_bytes_ = num_pages * kv_.page_bytes();
-  pages_ = Pages(static_cast<size_t>(layer_bytes_ * shape_.layers));
+  pages_ = Pages(static_cast<size_t>(num_pages * page_bytes()));
 }
 
 int64_t Decoder::page_bytes() const { return kv_.page_bytes() * shape_.layers; }
@@ -374,7 +372,7 @@ void Decoder::rotate_item(int layer, int64_t item) {
   std::memset(value + head_dim, 0, sizeof(float) * (dim - head_dim));
   kernels_->rotate(row + key_at_ + head * head_dim, cos, sin, head_dim, shape_.interleaved, 1.0f, key);
   std::memcpy(value, row + value_at_ + head * head_dim, sizeof(float) * head_dim);
-  uint8_t* page = pages_.data() + layer * layer_bytes_ + span.pages[position / kPage] * kv_.page_bytes();
+  uint8_t* page = pages_.data() + span.pages[position / kPage] * page_bytes() + layer * kv_.page_bytes();
   kernels_->put_kv(kv_, page + head * kv_.head_bytes(), static_cast<int>(position % kPage), key, value);
 }
 
@@ -383,6 +381,7 @@ AttentionItem Decoder::attention_item(const Item& item, int layer) const {
   AttentionItem rows{};
   rows.layout = kv_;
   rows.layer = layer_pages(layer);
+  rows.page_stride = page_bytes();
   rows.pages = span.pages;
   rows.kv_head = item.head / (shape_.heads / shape_.kv_heads);
   for (int64_t token = item.token; token < item.token + item.count; ++token) {

@@ -163,7 +163,7 @@ class Decoder {
   void finish_split(int64_t token, float* row) const;
   void put_normed(const Activations& to, int64_t token, int64_t row, const std::vector<float>& weight) const;
   void put_attention(const Activations& to, int64_t token, int64_t row, float* merged) const;
-  const uint8_t* layer_pages(int layer) const { return pages_.data() + layer * layer_bytes_; }
+  const uint8_t* layer_pages(int layer) const { return pages_.data() + layer * kv_.page_bytes(); }
 
   const Shape shape_;
   const Kernels* kernels_;
@@ -175,7 +175,6 @@ class Decoder {
   std::vector<std::vector<std::array<LowRank, kLayerSlots>>> adapters_;  // [adapter - 1][layer][slot]
   int64_t narrow_ld_ = 0, added_ld_;
   KvLayout kv_{};
-  int64_t num_pages_ = 0, layer_bytes_ = 0;
   Pages pages_;
 
   // Scratch, sized by the largest step so far.

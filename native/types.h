@@ -110,7 +110,8 @@ struct Product {
 
 enum class KvType : int { f32 = 0, f16 = 1, i8 = 2 };
 
-// Keys and values of one layer: pages of 16 positions. In a page, for each kv head: keys `[dim][16]`, values `[16][dim]`,
+// Keys and values: pages of 16 positions. In a page, one layer after the other, so that the system's huge pages fill as a
+// text grows (a layer after the other would touch one of 2 MiB for each layer at the first token); for each kv head: keys `[dim][16]`, values `[16][dim]`,
 // and for i8 16 scales of keys and 16 of values. `dim` is head_dim rounded up to 16.
 struct KvLayout {
   KvType type;
@@ -128,7 +129,8 @@ struct KvLayout {
 // `queries[i]`, already rotated and scaled; it sees positions `0 .. visible[i] - 1`; visible does not fall with i.
 struct AttentionItem {
   KvLayout layout;
-  const uint8_t* layer;     // page 0 of the layer
+  const uint8_t* layer;     // its part of page 0
+  int64_t page_stride;      // bytes from a page to the next
   const int32_t* pages;     // page table of the sequence
   int kv_head;
   int num_rows;             // at most kQueryRows

@@ -41,7 +41,7 @@ class Case:
     @property
     def name(self) -> str:
         together = f" x{self.batch}" if self.batch > 1 else ""
-        return f"{Path(self.model).stem}{together}@{self.prompt}"
+        return f"{Path(self.model).name.removesuffix('.gguf')}{together}@{self.prompt}"
 
     def prompts(self, vocab_size: int, repeat: int) -> list[list[int]]:
         """Random ids, other ones for every repeat, so that no prefix cache answers."""

@@ -18,7 +18,9 @@ MAX_BATCH = 512
 
 def load(settings: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
     llama_cpp.llama_backend_init()
-    model = llama_cpp.llama_model_load_from_file(settings["path"].encode(), llama_cpp.llama_model_default_params())
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = not settings.get("mmap", False)  # else weights are copied in another order, and stay
+    model = llama_cpp.llama_model_load_from_file(settings["path"].encode(), params)
     if not model:
         raise RuntimeError(f"llama.cpp cannot load {settings['path']}")
     side = LlamaCpp(model, settings["threads"])

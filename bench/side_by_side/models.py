@@ -4,6 +4,7 @@ from pathlib import Path
 
 from aquila.checkpoint.checkpoint import Checkpoint
 from aquila.checkpoint.convert import convert
+from aquila.checkpoint.packed_writer import quantise
 from aquila.model.config import ModelConfig
 from aquila.zoo.pull import pull
 from make_model import default_path, make_model
@@ -23,6 +24,16 @@ def bench_file(name: str) -> Path:
         return make_model(name, "q4_0", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return convert(pull(REAL), path, to="gguf", quantize="q4_0")
+
+
+def packed_file(name: str) -> Path:
+    """The same weights packed, bit for bit."""
+    source = bench_file(name)
+    target = source.with_suffix(".aqw")
+    if not target.is_file():
+        print(f"packing {target}", flush=True)
+        quantise(source, target, to="w4")
+    return target
 
 
 def bytes_per_token(checkpoint: Checkpoint) -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Worker:
         module: module of `side_by_side` to run.
         settings: sent first, to be loaded; `threads` among them.
         environment: variables to set.
+        prefix: command that the interpreter is put behind, such as one that enters a memory cgroup.
     """
 
     def __init__(
@@ -41,11 +42,12 @@ class Worker:
         module: str,
         settings: dict[str, Any],
         environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.name = name
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  lives as long
         self._process = subprocess.Popen(
-            [python, "-m", f"side_by_side.{module}"],
+            [*prefix, python, "-m", f"side_by_side.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

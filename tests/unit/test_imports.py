@@ -20,7 +20,7 @@ TEXT_PACKAGES = (
     "chat",
     "cli",
 )
-MAY_LOAD_TORCH = {"aquila.generate.torch_runner", "aquila.checkpoint.torch_model"}
+MAY_LOAD_TORCH = {"aquila.generate.torch_runner", "aquila.generate.layer_stream", "aquila.checkpoint.torch_model"}
 HEAVY = {"torch", "numpy", "tokenizers", "transformers", "httpx", "pydantic"}
 
 

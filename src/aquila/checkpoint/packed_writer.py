@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, NoReturn, get_args
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from aquila.checkpoint.convert import Progress, export_of, require_room, write_a
 from aquila.checkpoint.open import open_checkpoint
 from aquila.checkpoint.packed import MAGIC, PREFIX, SUFFIX, VERSION, aligned, tensor_bytes
 from aquila.checkpoint.tensors import LazyTensor, as_bytes
-from aquila.errors import CheckpointError, ConfigError
+from aquila.errors import AquilaError, CheckpointError, ConfigError
 from aquila.files import atomic_write, cache_dir
 from aquila.kernels.formats import FORMATS, GROUP_ROWS, VECTOR, pack_blocks, pack_rows
 from aquila.kernels.rounding import Rounding
@@ -27,6 +30,8 @@ _HEADS = ("model.embed_tokens.weight", "lm_head.weight")
 _PIECE_VALUES = 1 << 20  # weights that one thread works on at a time
 _NO_DIGEST = "0" * 64  # keeps the place of one until the bytes are known
 _MAX_THREADS = 4  # more would wait for the disk
+_CHILD = "from aquila.checkpoint.packed_writer import pack_for_parent; pack_for_parent()"
+_REFUSED = 3  # exit code of a child that said why
 
 
 def quantise(
@@ -77,6 +82,51 @@ def quantise(
         advice = write_advice(error)
         raise CheckpointError(f"{destination}: cannot be written: {error}; nothing was left behind, {advice}") from None
     return destination
+
+
+def quantise_apart(source: Path, destination: Path, *, to: str) -> None:
+    """As `quantise`, in a process of its own: what packing takes is not left behind in this one.
+
+    An interrupt ends the other process as well, which leaves no file.
+
+    Raises:
+        CheckpointError: as `quantise` says; or the other process was killed.
+    """
+    command = [sys.executable, "-P", "-c", _CHILD, str(source.resolve()), str(destination), to]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C in a terminal would reach both, and then again from here
+    ) as child:
+        try:
+            _, message = child.communicate()
+        except BaseException:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+    if child.returncode == _REFUSED:
+        raise CheckpointError(message.decode(errors="replace").strip())
+    if child.returncode < 0:
+        raise CheckpointError(
+            f"{destination}: packing was ended by signal {-child.returncode}; when memory is short, close other "
+            "programs and try again"
+        )
+    assert child.returncode == 0, f"packing {source} failed:\n{message.decode(errors='replace')}"
+
+
+def pack_for_parent() -> NoReturn:
+    """The other process of `quantise_apart`."""
+    source, destination, to = sys.argv[1:]
+    try:
+        quantise(Path(source), Path(destination), to=to)
+    except AquilaError as error:
+        print(error, file=sys.stderr)  # noqa: T201  to the parent
+        sys.exit(_REFUSED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
 
 
 def default_path(model: Path, to: str) -> Path:

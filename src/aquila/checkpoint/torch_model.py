@@ -6,7 +6,7 @@ dtype is used in place (memory-mapped, private copy on write); the others are re
 """
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,25 +24,38 @@ JOINED = (
 HUGE_PAGE = 2 << 20
 
 
-def load_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> Transformer:
-    """Builds the model of `checkpoint` with its weights, for inference (no gradients)."""
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    skip: Callable[[str], bool] = lambda name: False,
+) -> Transformer:
+    """Builds the model of `checkpoint` with its weights, for inference (no gradients).
+
+    Tensors that `skip` names stay on the meta device; of those that are laid side by side, all or none.
+    """
     with torch.device("meta"):
         model = Transformer(checkpoint.config)
     remaining = dict(checkpoint.tensors)
     for layer in range(checkpoint.config.num_hidden_layers):
         for group in JOINED:
             names = [f"model.layers.{layer}.{name}" for name in group]
+            if skip(names[0]):
+                continue
             tensors = _load_joined([remaining.pop(name) for name in names], device, dtype)
             for name, tensor in zip(names, tensors, strict=True):
-                _set_weight(model, name, tensor)
+                set_weight(model, name, tensor)
     for name, lazy in remaining.items():
-        _set_weight(model, name, _load(lazy, device, dtype))
+        if not skip(name):
+            set_weight(model, name, _load(lazy, device, dtype))
     if checkpoint.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
 
 
-def _set_weight(model: Transformer, name: str, tensor: Tensor) -> None:
+def set_weight(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Makes `tensor` the parameter `name` of a module."""
     path, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(path), attribute, nn.Parameter(tensor, requires_grad=False))
 
@@ -53,7 +66,7 @@ def _load_joined(lazies: Sequence[LazyTensor], device: torch.device, dtype: torc
     joined = _allocate((sum(rows), *lazies[0].shape[1:]), device, dtype)
     views = list(joined.split(rows))
     for view, lazy in zip(views, lazies, strict=True):
-        _fill(view, lazy)
+        fill_tensor(view, lazy)
     return views
 
 
@@ -63,11 +76,12 @@ def _load(lazy: LazyTensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         if tensor.dtype == dtype:
             return tensor
     out = _allocate(lazy.shape, device, dtype)
-    _fill(out, lazy)
+    fill_tensor(out, lazy)
     return out
 
 
-def _fill(out: Tensor, lazy: LazyTensor) -> None:
+def fill_tensor(out: Tensor, lazy: LazyTensor) -> None:
+    """Reads a tensor into memory that is there, a few rows at a time."""
     start = 0
     for rows in lazy.chunks():
         out[start : start + len(rows)] = as_torch(rows)

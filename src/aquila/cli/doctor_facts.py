@@ -1,4 +1,4 @@
-"""What `aquila doctor` looks at, beyond `aquila.machine`: installed packages, hubs, the cache, accelerators.
+"""What `aquila doctor` looks at, beyond `aquila.machine`: installed packages, hubs, the cache, the native kernels.
 
 Everything is plain data that goes into the report as it is.
 """
@@ -72,28 +72,13 @@ def cache_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def accelerators() -> list[dict[str, Any]]:
-    """Devices that torch can use, with their memory. This is what imports torch."""
-    import torch
+def kernel_facts() -> dict[str, Any] | None:
+    """Instruction sets that the native kernels have here, the one in use, and their threads; None without them."""
+    from aquila.kernels.native import usable_kernels
+    from aquila.machine import read_cpu
 
-    if not torch.accelerator.is_available():
-        return []
-    kind = torch.accelerator.current_accelerator()
-    if kind is None:
-        return []
-    found = []
-    module = torch.get_device_module(kind)
-    for index in range(torch.accelerator.device_count()):
-        properties = module.get_device_properties(index) if kind.type in {"cuda", "xpu"} else None
-        found.append(
-            {
-                "device": f"{kind.type}:{index}",
-                "name": properties.name if properties else kind.type,
-                "total_bytes": properties.total_memory if properties else None,
-                "free_bytes": torch.accelerator.get_memory_info(index)[0] if properties else None,
-            }
-        )
-    return found
+    usable = usable_kernels()
+    return {"used": usable[0], "usable": usable, "threads": read_cpu().num_usable_threads} if usable else None
 
 
 def hub_urls(environment: Mapping[str, str]) -> dict[str, str]:

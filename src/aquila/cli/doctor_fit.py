@@ -2,15 +2,33 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-BYTES_PER_WEIGHT = {
-    "fp16": 2.0,
-    "int8": 1.0625,
-    "int4": 0.5625,
-}  # blocks of 32 with a 16-bit scale: 8.5 and 4.5 bits
-KV_ITEMSIZE = 2  # keys and values in 16 bits
-RUNTIME_BYTES = 384 << 20  # interpreter and torch 2.13 hold 230 MiB, measured; the rest for activations
+from aquila.model.config import ModelConfig
+
+Engine = Literal["native", "torch", "accelerator"]
 MIN_CONTEXT = 256  # below this a model is not of use
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights and keys and values are held: bits of a weight in the layers, of one outside, of a key's number."""
+
+    name: str
+    layer_bits: float
+    outside_bits: float
+    kv_bits: int = 16
+
+
+# What each engine computes with. Blocks of 32 have a 16-bit scale: 8.5 and 4.5 bits; w4 leaves the embedding in w8.
+PRECISIONS: dict[Engine, tuple[Precision, ...]] = {
+    "native": (Precision("fp16", 16, 16), Precision("w8", 8.5, 8.5), Precision("w4", 4.5, 8.5)),
+    "torch": (Precision("fp32", 32, 32, kv_bits=32), Precision("bf16", 16, 16)),
+    "accelerator": (Precision("bf16", 16, 16),),
+}
+# Beside weights and cache. The process without torch holds 92 MiB, with torch 2.13 230 MiB, both measured; the rest is
+# for activations, and on an accelerator for its driver.
+RUNTIME_BYTES: dict[Engine, int] = {"native": 160 << 20, "torch": 384 << 20, "accelerator": 640 << 20}
 
 
 @dataclass(frozen=True)
@@ -36,23 +54,24 @@ class Fit:
         return f"to {self.context}" if self.context else "no"
 
 
-def fit_presets(available_bytes: int) -> Iterator[Fit]:
-    """Every preset at every precision, the smallest model first."""
-    from aquila.model.count import count_parameters, kv_bytes_per_token
+def fit_presets(available_bytes: int, engine: Engine) -> Iterator[Fit]:
+    """Every preset at every precision of an engine, the smallest model first."""
+    from aquila.model.count import count_parameters
     from aquila.model.presets import preset, preset_names
 
     configs = {name: preset(name) for name in preset_names()}
     for name in sorted(configs, key=lambda name: (count_parameters(configs[name]), name)):
-        config = configs[name]
-        num_parameters, full = count_parameters(config), config.max_position_embeddings
-        kv_bytes = kv_bytes_per_token(config, KV_ITEMSIZE)
-        for precision, bytes_per_weight in BYTES_PER_WEIGHT.items():
-            weights = int(num_parameters * bytes_per_weight)
-            context = _context_within(available_bytes - RUNTIME_BYTES - weights, kv_bytes, full)
-            yield Fit(name, num_parameters, full, precision, weights + full * kv_bytes, context)
+        for precision in PRECISIONS[engine]:
+            yield _fit(name, configs[name], precision, available_bytes - RUNTIME_BYTES[engine])
 
 
-def _context_within(free_bytes: int, kv_bytes: int, full: int) -> int:
-    """The context that fits, whole when it can be, else in steps of `MIN_CONTEXT`."""
-    tokens = max(0, free_bytes) // kv_bytes
-    return full if tokens >= full else tokens // MIN_CONTEXT * MIN_CONTEXT
+def _fit(name: str, config: ModelConfig, precision: Precision, room: int) -> Fit:
+    from aquila.model.count import count_parameters, kv_bytes_per_token
+
+    total, full = count_parameters(config), config.max_position_embeddings
+    outside = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    weights = int((total - outside) * precision.layer_bits + outside * precision.outside_bits) // 8
+    per_token = kv_bytes_per_token(config, precision.kv_bits // 8)
+    tokens = max(0, room - weights) // per_token
+    context = full if tokens >= full else tokens // MIN_CONTEXT * MIN_CONTEXT
+    return Fit(name, total, full, precision.name, weights + full * per_token, context)

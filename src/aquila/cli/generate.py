@@ -44,6 +44,9 @@ def generate(
     memory_limit: Annotated[
         str | None, typer.Option(help="Bytes of the whole process, as 2GiB or 2<<30; the rest is read from disk.")
     ] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="f16 or i8: bits of keys and values, on a CPU; a memory limit may choose i8.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print how the memory limit is spent.")] = False,
     lookup: Annotated[
         bool | None,
@@ -90,6 +93,7 @@ def generate(
         quantize=quantize,
         memory_limit=memory_limit,
         max_context=max_context,
+        kv_dtype=kv_dtype,
         lookup=lookup,
         adapters=None if adapter is None else {str(adapter): adapter},
     )

@@ -243,7 +243,7 @@ class Engine:
         for branch, drafter in decoding:
             produced = len(branch.sequence.token_ids) - branch.sequence.num_prompt
             limit = branch.max_new_tokens - produced - 1  # a step gives one token more than it has drafts
-            branch.sequence.drafts = drafter.draft(limit, row_worth(len(decoding)))
+            branch.sequence.drafts = drafter.draft(limit, row_worth(len(decoding), self.runner.row_cost))
 
     def _advance(self, branch: Branch, logits: Float[np.ndarray, "rows vocab"], step: SequenceStep) -> Delta:
         """Samples the next tokens of a branch, for as long as its drafts come true, and says what they added."""

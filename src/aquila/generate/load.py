@@ -8,6 +8,7 @@ from pathlib import Path
 from aquila.checkpoint.adapter import read_adapter
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.errors import ConfigError
+from aquila.generate.device_plan import DevicePlan
 from aquila.generate.engine import Engine
 from aquila.generate.lookup import DRAFT_TOKENS
 from aquila.generate.memory_plan import MemoryPlan
@@ -30,7 +31,7 @@ class Model:
         name: as asked for.
         kind: "base", "chat" or "code" when the registry knows the model, else None.
         template_name: the chat template the registry binds to it, else None.
-        plan: how the memory limit is spent; None without one.
+        plan: how the memory limit is spent, of the process or of an accelerator's memory; None without one.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Model:
     engine: Engine
     kind: str | None = None
     template_name: str | None = None
-    plan: MemoryPlan | None = None
+    plan: MemoryPlan | DevicePlan | None = None
 
     @property
     def max_context(self) -> int:
@@ -85,6 +86,7 @@ def load(  # noqa: PLR0913  the front door: every option has a default
     memory_limit: int | str | None = None,
     max_context: int | None = None,
     kv_bytes: int = 1 << 30,
+    kv_dtype: str | None = None,
     max_batched_tokens: int = 512,
     max_sequences: int = 64,
     lookup: bool | None = None,
@@ -100,9 +102,12 @@ def load(  # noqa: PLR0913  the front door: every option has a default
             bf16 on an accelerator.
         quantize: "w4" or "w8" (4 or 8 bits a weight, "w4m" with a minimum for each block), on a CPU.
         memory_limit: bytes for the whole process, or a text such as "2GiB" or "2<<30"; what does not fit is read from
-            disk in every step. The model is packed into the cache first, once, unless it is a packed file.
+            disk in every step. The model is packed into the cache first, once, unless it is a packed file. On an
+            accelerator: bytes of its memory; what does not fit waits in the host's.
         max_context: positions a sequence may have; the model's own limit when not given.
         kv_bytes: memory for keys and values, bytes.
+        kv_dtype: "f16" or "i8", how keys and values are kept, on a CPU; when not given, 16 bits, or what a memory
+            limit leaves room for (docs/memory_limit.md).
         max_batched_tokens: tokens a step computes at most.
         max_sequences: sequences that run at once at most.
         lookup: guess tokens that the text has said before, which saves steps where it repeats; where the runner gains
@@ -121,7 +126,7 @@ def load(  # noqa: PLR0913  the front door: every option has a default
     if max_context is not None and not 1 <= max_context <= limit:
         raise ConfigError(f"max_context: {max_context} is not between 1 and the {limit} positions of {name}")
     found = {key: read_adapter(Path(folder).expanduser(), config) for key, folder in (adapters or {}).items()}
-    options = RunnerOptions(device, dtype, quantize, memory_limit, max_context, kv_bytes)
+    options = RunnerOptions(device, dtype, quantize, memory_limit, max_context, kv_bytes, kv_dtype)
     runner = choose_runner(checkpoint, name, options, tuple(found.values()))
     plan = getattr(runner, "plan", None)
     if plan is not None:

@@ -14,7 +14,7 @@ MAX_MATCH = 8  # tokens that agree before a guess; more of them tell nothing mor
 MAX_CANDIDATES = 64  # places that are compared for one guess
 FIRST_RATE = 0.5  # share of guesses thought right before any was seen
 LEARNING_RATE = 0.125  # what a token changes of that share
-ROW_COST = 0.15  # one more row of a step, where the step of one row is 1
+ROW_COST = 0.15  # for a runner that has none of its own
 
 
 class NgramIndex:
@@ -116,10 +116,10 @@ class Drafter:
         return min(self._length + offset, MAX_MATCH)
 
 
-def row_worth(num_decoding: int) -> float:
+def row_worth(num_decoding: int, row_cost: float = ROW_COST) -> float:
     """The chance from which a guess pays in a step of `num_decoding` >= 1 sequences.
 
-    A step of n rows takes 1 + c (n - 1) and gives n tokens (c: `ROW_COST`). One more row takes c and gives a token with
+    A step of n rows takes 1 + c (n - 1) and gives n tokens (c: `row_cost`). One more row takes c and gives a token with
     some chance: tokens per time rise when chance / c > n / (1 + c (n - 1)). A full batch leaves little to gain.
     """
-    return ROW_COST * num_decoding / (1 + ROW_COST * (num_decoding - 1))
+    return row_cost * num_decoding / (1 + row_cost * (num_decoding - 1))

@@ -24,9 +24,12 @@ RING_SHARE = 0.06  # likewise
 MAX_RING_BYTES, MIN_RING_BYTES = 64 << 20, 8 << 20
 MAX_JOB_BYTES, MIN_JOB_BYTES = 2 << 20, 256 << 10  # of one matrix; measured: 2 to 8 MB read equally fast
 READERS = 3  # 2 to 4 read equally fast
+ROWS_RING_BYTES = 128 << 10  # where only rows of the embedding are read
 MAX_STEP_TOKENS, MIN_STEP_TOKENS = 512, 16
 STEP_SHARE = 0.06
 KV_ITEM_BYTES = {"f32": 4, "f16": 2, "i8": 1}
+KV_TYPES = ("f16", "i8")  # under a limit
+WORTH_I8 = 0.2  # of what a step reads from the file: so much less is worth keys and values that are rounded
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class MemoryPlan:
         ring_bytes: buffers that streamed weights pass through; 0 when everything is in memory.
         pinned_layers: layers in memory; the others are read from the file in every step.
         head_pinned: whether the output matrix is in memory.
-        pinned_bytes: weights in memory.
+        embedding_bytes: of the embedding in memory, where it is a matrix of its own.
+        embedding_pinned: whether no rows of the embedding are read from the file.
+        pinned_bytes: weights in memory that a step reads.
         streamed_bytes: weights read from the file in every step.
     """
 
@@ -61,6 +66,7 @@ class MemoryPlan:
     num_layers: int
     pinned_layers: tuple[int, ...]
     head_pinned: bool
+    embedding_bytes: int
     embedding_pinned: bool
     pinned_bytes: int
     streamed_bytes: int
@@ -73,8 +79,14 @@ class MemoryPlan:
             + self.step_bytes
             + self.kv_bytes
             + self.ring_bytes
+            + self.embedding_bytes
             + self.pinned_bytes
         )
+
+    @property
+    def reads_file(self) -> bool:
+        """Whether a step reads anything from the file, if only rows of the embedding."""
+        return self.ring_bytes > 0
 
     def explain(self) -> str:
         """The plan as a table for people."""
@@ -84,7 +96,7 @@ class MemoryPlan:
             ("norms and biases", self.vector_bytes, ""),
             ("activations", self.step_bytes, f"{self.step_tokens} tokens a step"),
             ("keys and values", self.kv_bytes, f"{self.context} positions as {self.kv_type}{self._context_note()}"),
-            ("ring for streamed weights", self.ring_bytes, f"{self.slots} pieces" if self.ring_bytes else "not needed"),
+            ("ring for streamed weights", self.ring_bytes, self._ring_note()),
             (
                 "weights in memory",
                 self.pinned_bytes,
@@ -92,6 +104,8 @@ class MemoryPlan:
                 f"{share:.0%} of what a step reads",
             ),
         ]
+        if self.embedding_bytes:
+            rows.append(("embedding", self.embedding_bytes, ""))
         lines = [f"memory limit {format_size(self.limit_bytes)}"]
         lines += [f"  {name:34} {format_size(size):>9}  {note}".rstrip() for name, size, note in rows]
         lines.append(f"  {'in all':34} {format_size(self.total_bytes):>9}")
@@ -100,6 +114,11 @@ class MemoryPlan:
 
     def _context_note(self) -> str:
         return "" if self.context == self.full_context else f", of {self.full_context} that the model has"
+
+    def _ring_note(self) -> str:
+        if not self.ring_bytes:
+            return "not needed"
+        return f"{self.slots} pieces" if self.streamed_bytes else "for rows of the embedding"
 
     def as_json(self) -> dict[str, int | str | bool | list[int]]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -140,8 +159,12 @@ def plan_memory(
     process_bytes: int,
     threads: int,
     max_context: int | None = None,
+    kv_dtype: str | None = None,
 ) -> MemoryPlan:
     """Splits the limit.
+
+    Keys and values are f16, as without a limit, so that the text is the same. They are i8 where f16 has no room for the
+    context, and where i8 spares a good part (`WORTH_I8`) of what would be read in every step with the same context.
 
     Args:
         config: of the model.
@@ -150,27 +173,25 @@ def plan_memory(
         process_bytes: what the process takes now, with interpreter, libraries and tokenizer.
         threads: members of the team, each with a buffer of its own.
         max_context: positions that must fit; when None, as many of the model's as leave most of the room to weights.
+        kv_dtype: "f16" or "i8"; chosen as said above when None.
 
     Raises:
         ConfigError: the limit cannot work; the message names the smallest that can.
     """
-    base = process_bytes + weights.adapter_bytes + PROCESS_RESERVE_BYTES + weights.vector_bytes
-    everything = _resident(config, weights, limit_bytes, base, threads, max_context)
-    if everything is not None:
-        return everything
-    smallest = _smallest(config, weights, base, threads, max_context)
-    if limit_bytes < smallest:
-        asked = f" with {max_context} positions" if max_context else ""
-        raise ConfigError(
-            f"memory_limit: {format_size(limit_bytes)} is too little for this model{asked}; "
-            f"the smallest that works is {_round_up(smallest)}"
-        )
-    plans = [_streamed(config, weights, limit_bytes, base, threads, max_context, kv) for kv in ("f16", "i8")]
-    plain, compact = plans
-    if plain is None or (compact is not None and len(compact.pinned_layers) > len(plain.pinned_layers)):
-        assert compact is not None, "the smallest limit was computed with compact keys and values"
+    split = _Split(config, weights, process_bytes, threads, max_context)
+    plans = {kv: split.best(limit_bytes, kv, alone=kv_dtype is not None) for kv in KV_TYPES if kv_dtype in (None, kv)}
+    plain, compact = plans.get("f16"), plans.get("i8")
+    if compact is not None and (plain is None or (plain.streamed_bytes and split.worth_i8(limit_bytes))):
         return compact
-    return plain
+    if plain is not None:
+        return plain
+    smallest = split.smallest(kv_dtype or "i8")
+    asked = f" with {max_context} positions" if max_context else ""
+    asked += f" in {kv_dtype}" if kv_dtype else ""
+    raise ConfigError(
+        f"memory_limit: {format_size(limit_bytes)} is too little for this model{asked}; "
+        f"the smallest that works is {_round_up(smallest)}"
+    )
 
 
 def kv_token_bytes(config: ModelConfig, kv_type: str) -> int:
@@ -200,86 +221,171 @@ def evenly(pinned: int, layers: int) -> tuple[int, ...]:
     return tuple(index * layers // pinned for index in range(pinned))
 
 
-def _resident(
-    config: ModelConfig, weights: Weights, limit: int, base: int, threads: int, max_context: int | None
-) -> MemoryPlan | None:
-    """Everything in memory, when that fits with the whole context."""
-    rank = weights.adapter_rank
-    context = max_context or config.max_position_embeddings
-    layers = config.num_hidden_layers
-    pinned = layers * weights.layer_bytes + weights.head_bytes + weights.embedding_bytes
-    for kv_type in ("f16", "i8"):
-        kv = -(-context // PAGE_SIZE) * PAGE_SIZE * kv_token_bytes(config, kv_type)
+@dataclass(frozen=True)
+class _Split:
+    """Everything that is the same at each limit."""
+
+    config: ModelConfig
+    weights: Weights
+    process_bytes: int
+    threads: int
+    max_context: int | None
+
+    def best(self, limit: int, kv_type: str, *, alone: bool = True) -> MemoryPlan | None:
+        """The plan that reads least in a step; None when there is none. `alone`: the other type is out of question."""
+        return self._resident(limit, kv_type) or self._streamed(limit, kv_type, kv_type if alone else "f16")
+
+    def smallest(self, kv_type: str) -> int:
+        """The least limit that works."""
+        low, high = self._base, self._base + (1 << 50)
+        while high - low > 1 << 20:
+            middle = (low + high) // 2
+            if self.best(middle, kv_type) is None:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def worth_i8(self, limit: int) -> bool:
+        """Whether i8 would spare enough of what a streamed plan reads; in bytes: in layers the answer would waver."""
+        context = self._context(limit, "f16")
+        missing = self._step_reads - self._room(limit, "f16", context)[0]
+        spared = kv_token_bytes(self.config, "f16") - kv_token_bytes(self.config, "i8")
+        return spared * _in_pages(context) >= WORTH_I8 * missing
+
+    @property
+    def _step_reads(self) -> int:
+        return self.config.num_hidden_layers * self.weights.layer_bytes + self.weights.head_bytes
+
+    @property
+    def _base(self) -> int:
+        weights = self.weights
+        return self.process_bytes + weights.adapter_bytes + PROCESS_RESERVE_BYTES + weights.vector_bytes
+
+    def _resident(self, limit: int, kv_type: str) -> MemoryPlan | None:
+        """All that a step reads in memory, with the context asked for, or half of what a streamed plan would have.
+
+        What is left beside goes to the context, then to the embedding, of which a step reads but a few rows.
+        """
+        weights = self.weights
+        per_token = kv_token_bytes(self.config, kv_type)
+        full = self.config.max_position_embeddings
+        wanted = self.max_context or min(full, max(MIN_CONTEXT, self._share_of_context(limit, "f16") // 2))
         tokens = MAX_STEP_TOKENS
-        beside = base + pinned + kv
-        while tokens > 4 * MIN_STEP_TOKENS and beside + step_bytes(config, tokens, threads, rank) > limit:
+        while True:
+            left = limit - self._base - self._step_reads - self._step_bytes(tokens)
+            if left - ROWS_RING_BYTES >= _in_pages(wanted) * per_token:
+                break
+            if tokens <= 4 * MIN_STEP_TOKENS:
+                return None
             tokens //= 2
-        plan = MemoryPlan(
-            limit_bytes=limit,
-            process_bytes=base - weights.vector_bytes,
-            vector_bytes=weights.vector_bytes,
-            step_bytes=step_bytes(config, tokens, threads, rank),
+        embedding = weights.embedding_bytes
+        context = self.max_context or self._longest(left - ROWS_RING_BYTES, per_token)
+        left -= _in_pages(context) * per_token
+        whole = left >= embedding and (not embedding or self.max_context is not None or context == full)
+        return self._plan(
+            limit,
             step_tokens=tokens,
-            kv_bytes=kv,
             kv_type=kv_type,
             context=context,
-            full_context=config.max_position_embeddings,
-            ring_bytes=0,
-            job_bytes=0,
-            slots=0,
-            num_layers=layers,
-            pinned_layers=tuple(range(layers)),
-            head_pinned=True,
-            embedding_pinned=True,
-            pinned_bytes=pinned,
-            streamed_bytes=0,
+            ring=(0, 0, 0) if whole else (ROWS_RING_BYTES, MIN_JOB_BYTES, 4),
+            pinned=self.config.num_hidden_layers,
+            head=True,
+            embedding=whole,
         )
-        if plan.total_bytes <= limit:
-            return plan
-    return None
 
+    def _streamed(self, limit: int, kv_type: str, measure: str) -> MemoryPlan | None:
+        """As many layers in memory as fit beside the rest; None when not even the rest fits.
 
-def _streamed(
-    config: ModelConfig, weights: Weights, limit: int, base: int, threads: int, max_context: int | None, kv_type: str
-) -> MemoryPlan | None:
-    """As many layers in memory as fit beside the rest; None when not even the rest fits."""
-    left = limit - base
-    tokens = MAX_STEP_TOKENS
-    rank = weights.adapter_rank
-    while tokens > MIN_STEP_TOKENS and step_bytes(config, tokens, threads, rank) > STEP_SHARE * left:
-        tokens //= 2
-    step = step_bytes(config, tokens, threads, rank)
-    ring, job, slots = _ring(max(MIN_RING_BYTES, min(MAX_RING_BYTES, int(RING_SHARE * left))))
-    per_token = kv_token_bytes(config, kv_type)
-    context = max_context or min(config.max_position_embeddings, max(MIN_CONTEXT, _whole(KV_SHARE * left / per_token)))
-    kv = -(-context // PAGE_SIZE) * PAGE_SIZE * per_token
-    room = left - step - ring - kv
-    layers = config.num_hidden_layers
-    head = room >= weights.head_bytes  # read whole in every step, like a layer
-    pinned = max(0, min(layers, (room - head * weights.head_bytes) // weights.layer_bytes))
-    total = layers * weights.layer_bytes + weights.head_bytes
-    held = pinned * weights.layer_bytes + head * weights.head_bytes
-    plan = MemoryPlan(
-        limit_bytes=limit,
-        process_bytes=base - weights.vector_bytes,
-        vector_bytes=weights.vector_bytes,
-        step_bytes=step,
-        step_tokens=tokens,
-        kv_bytes=kv,
-        kv_type=kv_type,
-        context=context,
-        full_context=config.max_position_embeddings,
-        ring_bytes=ring,
-        job_bytes=job,
-        slots=slots,
-        num_layers=layers,
-        pinned_layers=evenly(pinned, layers) if pinned else (),
-        head_pinned=head,
-        embedding_pinned=False,
-        pinned_bytes=held,
-        streamed_bytes=total - held,
-    )
-    return plan if plan.total_bytes <= limit else None
+        The context is what its share of the room holds in the type `measure`.
+        """
+        weights, layers = self.weights, self.config.num_hidden_layers
+        per_token = kv_token_bytes(self.config, kv_type)
+        context = self._context(limit, measure)
+        room, tokens, ring = self._room(limit, kv_type, context)
+        if room < 0:
+            return None
+        head = room >= weights.head_bytes  # read whole in every step, like a layer
+        room -= head * weights.head_bytes
+        pinned = min(layers, room // weights.layer_bytes)
+        room -= pinned * weights.layer_bytes
+        if self.max_context is None:  # less than a layer is left: positions are the only thing it can hold
+            context = max(context, self._longest(room + _in_pages(context) * per_token, per_token))
+        return self._plan(
+            limit,
+            step_tokens=tokens,
+            kv_type=kv_type,
+            context=context,
+            ring=ring,
+            pinned=pinned,
+            head=head,
+            embedding=False,
+        )
+
+    def _plan(
+        self,
+        limit: int,
+        *,
+        step_tokens: int,
+        kv_type: str,
+        context: int,
+        ring: tuple[int, int, int],
+        pinned: int,
+        head: bool,
+        embedding: bool,
+    ) -> MemoryPlan:
+        weights, layers = self.weights, self.config.num_hidden_layers
+        held = pinned * weights.layer_bytes + head * weights.head_bytes
+        plan = MemoryPlan(
+            limit_bytes=limit,
+            process_bytes=self._base - weights.vector_bytes,
+            vector_bytes=weights.vector_bytes,
+            step_bytes=self._step_bytes(step_tokens),
+            step_tokens=step_tokens,
+            kv_bytes=_in_pages(context) * kv_token_bytes(self.config, kv_type),
+            kv_type=kv_type,
+            context=context,
+            full_context=self.config.max_position_embeddings,
+            ring_bytes=ring[0],
+            job_bytes=ring[1],
+            slots=ring[2],
+            num_layers=layers,
+            pinned_layers=evenly(pinned, layers) if pinned else (),
+            head_pinned=head,
+            embedding_bytes=weights.embedding_bytes if embedding else 0,
+            embedding_pinned=embedding,
+            pinned_bytes=held,
+            streamed_bytes=self._step_reads - held,
+        )
+        assert plan.total_bytes <= limit, "the parts were measured out of the limit"
+        return plan
+
+    def _room(self, limit: int, kv_type: str, context: int) -> tuple[int, int, tuple[int, int, int]]:
+        """What a streamed plan has for weights, tokens of its steps, and its ring."""
+        left = limit - self._base
+        tokens = MAX_STEP_TOKENS
+        while tokens > MIN_STEP_TOKENS and self._step_bytes(tokens) > STEP_SHARE * left:
+            tokens //= 2
+        ring = _ring(max(MIN_RING_BYTES, min(MAX_RING_BYTES, int(RING_SHARE * left))))
+        kv = _in_pages(context) * kv_token_bytes(self.config, kv_type)
+        return left - self._step_bytes(tokens) - ring[0] - kv, tokens, ring
+
+    def _context(self, limit: int, kv_type: str) -> int:
+        """Positions of a streamed plan: as asked for, or what the share of keys and values holds in a type."""
+        shared = self._share_of_context(limit, kv_type) // MIN_CONTEXT * MIN_CONTEXT
+        return self.max_context or min(self.config.max_position_embeddings, max(MIN_CONTEXT, shared))
+
+    def _share_of_context(self, limit: int, kv_type: str) -> int:
+        """Positions that the share of keys and values holds."""
+        return max(0, int(KV_SHARE * (limit - self._base) / kv_token_bytes(self.config, kv_type)))
+
+    def _longest(self, room: int, per_token: int) -> int:
+        """Positions that fit: all of the model's, or a multiple of MIN_CONTEXT."""
+        full = self.config.max_position_embeddings
+        return full if _in_pages(full) * per_token <= room else room // per_token // MIN_CONTEXT * MIN_CONTEXT
+
+    def _step_bytes(self, tokens: int) -> int:
+        return step_bytes(self.config, tokens, self.threads, self.weights.adapter_rank)
 
 
 def _ring(budget: int) -> tuple[int, int, int]:
@@ -290,24 +396,12 @@ def _ring(budget: int) -> tuple[int, int, int]:
     return slots * per_slot, job, slots
 
 
-def _smallest(config: ModelConfig, weights: Weights, base: int, threads: int, max_context: int | None) -> int:
-    """The least limit at which `_streamed` finds a plan."""
-    low, high = base, base + (1 << 50)
-    while high - low > 1 << 20:
-        middle = (low + high) // 2
-        if _streamed(config, weights, middle, base, threads, max_context, "i8") is None:
-            low = middle
-        else:
-            high = middle
-    return high
+def _in_pages(positions: int) -> int:
+    return -(-positions // PAGE_SIZE) * PAGE_SIZE
 
 
 def _round_up(num_bytes: int) -> str:
     return f"{-(-num_bytes // (1 << 20))}MiB"
-
-
-def _whole(tokens: float) -> int:
-    return int(tokens) // MIN_CONTEXT * MIN_CONTEXT
 
 
 def _up32(value: int) -> int:

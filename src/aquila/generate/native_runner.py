@@ -6,7 +6,7 @@ are read from disk as they are needed: every sum is taken in one order.
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Float
 
 from aquila.checkpoint.adapter import Adapter
+from aquila.checkpoint.names import expected_tensors
 from aquila.checkpoint.native_weights import choose_formats, fill, packed_bytes
 from aquila.checkpoint.open import Checkpoint
 from aquila.checkpoint.packed import packed_file
 from aquila.checkpoint.tensors import LazyTensor
 from aquila.config import format_size
 from aquila.errors import GenerationError
+from aquila.generate.lookup import ROW_COST
 from aquila.generate.memory_plan import PAGE_SIZE, READERS, MemoryPlan, Weights, kv_token_bytes, plan_memory
 from aquila.generate.native_adapter import SLOTS, adapter_bytes, place_adapter
 from aquila.generate.runner import SequenceStep
@@ -36,7 +38,8 @@ _TABLE_STEP = 1024  # positions by which the rotation tables grow
 NORMS = ("input_layernorm", "post_attention_layernorm")
 MIN_PROCESS_BYTES = 64 << 20  # taken where the system does not say what the process holds
 DRAFT_TOKENS = 3  # a step of four tokens costs little more than one of one: the weights are read once
-STREAMED_DRAFT_TOKENS = 5  # and hardly anything more when the disk sets the pace
+STREAMED_DRAFT_TOKENS = 8  # and hardly anything more when the disk sets the pace
+STREAMED_ROW_COST = 0.02
 
 
 class NativeRunner:
@@ -76,6 +79,12 @@ class NativeRunner:
         """See `Runner.draft_tokens`."""
         streamed = self.plan is not None and self.plan.streamed_bytes > 0
         return STREAMED_DRAFT_TOKENS if streamed else DRAFT_TOKENS
+
+    @property
+    def row_cost(self) -> float:
+        """See `Runner.row_cost`."""
+        streamed = self.plan is not None and self.plan.streamed_bytes > 0
+        return STREAMED_ROW_COST if streamed else ROW_COST
 
     def load_adapter(self, adapter: Adapter) -> int:
         """See `Runner.load_adapter`."""
@@ -149,6 +158,7 @@ def make_native_runner(
     dtype: str | None = None,
     max_context: int | None = None,
     kv_bytes: int = 1 << 30,
+    kv_dtype: str | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> NativeRunner:
@@ -164,7 +174,7 @@ def make_native_runner(
         )
     decoder = make_decoder(native, config, threads=threads, kernels=kernels)
     place_weights(native, decoder, checkpoint, formats, pinned=tuple(formats))
-    kv_type = "f32" if "f32" in formats.values() else "f16"
+    kv_type = kv_dtype or ("f32" if "f32" in formats.values() else "f16")
     context = max_context or config.max_position_embeddings
     per_page = PAGE_SIZE * kv_token_bytes(config, kv_type)
     num_pages = max(kv_bytes // per_page, -(-context // PAGE_SIZE))
@@ -177,31 +187,21 @@ def make_limited_runner(
     *,
     memory_limit: int,
     max_context: int | None = None,
+    kv_dtype: str | None = None,
     threads: int | None = None,
-    kernels: str = "",
     adapters: Sequence[Adapter] = (),
 ) -> NativeRunner:
     """Runs a packed checkpoint within `memory_limit` bytes for the whole process. `ConfigError` when that cannot be.
 
     `adapters` are those that will be loaded.
     """
-    config, tensors = checkpoint.config, checkpoint.tensors
-    decoder = make_decoder(native, config, threads=threads, kernels=kernels)
-    formats = choose_formats(tensors, None)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    gc.collect()
-    plan = plan_memory(
-        config,
-        replace(
-            Weights.of(config, formats, shapes),
-            adapter_bytes=sum(map(adapter_bytes, adapters)),
-            adapter_rank=max((adapter.rank for adapter in adapters), default=0),
-        ),
-        limit_bytes=memory_limit,
-        process_bytes=max(resident_bytes() or 0, MIN_PROCESS_BYTES),
-        threads=decoder.threads,
-        max_context=max_context,
+    config = checkpoint.config
+    decoder = make_decoder(native, config, threads=threads)
+    formats = choose_formats(checkpoint.tensors, None)
+    make_plan = planner(
+        config, formats, adapters=adapters, threads=decoder.threads, max_context=max_context, kv_dtype=kv_dtype
     )
+    plan = make_plan(memory_limit)
     held = {f"model.layers.{layer}." for layer in plan.pinned_layers}
     pinned = tuple(name for name in formats if name.startswith("model.layers.") and _prefix(name) in held)
     if plan.head_pinned:
@@ -209,12 +209,48 @@ def make_limited_runner(
     if plan.embedding_pinned and not config.tie_word_embeddings:
         pinned += ("model.embed_tokens.weight",)
     place_weights(native, decoder, checkpoint, formats, pinned=pinned)
-    if plan.ring_bytes:
+    if plan.reads_file:
         decoder.set_stream(str(checkpoint.path), plan.job_bytes, plan.slots, READERS)
     num_pages = -(-plan.context // PAGE_SIZE)
     runner = NativeRunner(decoder, config, max_context=plan.context, num_pages=num_pages, kv_type=plan.kv_type)
     runner.plan = plan
     return runner
+
+
+def planner(
+    config: ModelConfig,
+    formats: Mapping[str, str],
+    *,
+    adapters: Sequence[Adapter] = (),
+    threads: int | None = None,
+    max_context: int | None = None,
+    kv_dtype: str | None = None,
+    beside_bytes: int = 0,
+) -> Callable[[int], MemoryPlan]:
+    """From a limit in bytes to a plan, weights in `formats`. See `plan_memory`.
+
+    The process is taken as it is now, and to hold `beside_bytes` more.
+    """
+    weights = replace(
+        Weights.of(config, formats, expected_tensors(config)),
+        adapter_bytes=sum(map(adapter_bytes, adapters)),
+        adapter_rank=max((adapter.rank for adapter in adapters), default=0),
+    )
+    gc.collect()
+    held = max(resident_bytes() or 0, MIN_PROCESS_BYTES)
+
+    def make_plan(limit_bytes: int) -> MemoryPlan:
+        return plan_memory(
+            config,
+            weights,
+            limit_bytes=limit_bytes,
+            process_bytes=held + beside_bytes,
+            threads=threads or read_cpu().num_usable_threads,
+            max_context=max_context,
+            kv_dtype=kv_dtype,
+        )
+
+    return make_plan
 
 
 def place_weights(

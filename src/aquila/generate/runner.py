@@ -49,6 +49,11 @@ class Runner(Protocol):
         """Guessed tokens a sequence that it is good to compute along in a step; 0 where that gains nothing."""
         ...
 
+    @property
+    def row_cost(self) -> float:
+        """What one more row adds to the time of a step, where a step of one row takes 1."""
+        ...
+
     def load_adapter(self, adapter: Adapter) -> int:
         """Reads the weights of an adapter of this model; gives its number, 1 or more."""
         ...

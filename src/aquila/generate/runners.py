@@ -1,17 +1,15 @@
 """Which runner a model gets: the native one on a CPU, torch on an accelerator or where the kernels are not there."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from aquila.checkpoint.adapter import Adapter
-from aquila.checkpoint.native_weights import DTYPE_FORMATS, native_format
-from aquila.checkpoint.open import Checkpoint, open_checkpoint
-from aquila.checkpoint.packed_writer import default_path, quantise
+from aquila.checkpoint.open import Checkpoint
 from aquila.config import format_size, parse_size, suggest
 from aquila.errors import ConfigError
+from aquila.generate.memory_plan import KV_TYPES
+from aquila.generate.packed_copy import open_copy, packed_copy
 from aquila.generate.runner import Runner
 from aquila.kernels.native import native_module
 from aquila.machine import may_have_accelerator, read_memory
@@ -32,6 +30,7 @@ class RunnerOptions:
     memory_limit: int | str | None = None
     max_context: int | None = None
     kv_bytes: int = 1 << 30
+    kv_dtype: str | None = None
 
 
 def choose_runner(
@@ -44,23 +43,8 @@ def choose_runner(
     """
     _check(options)
     if not _runs_native(options.device):
-        if options.quantize is not None or options.memory_limit is not None:
-            option = "quantize" if options.quantize is not None else "memory_limit"
-            raise ConfigError(
-                f"{option}: needs the native CPU kernels (device cpu); on this device a model runs in fp32, bf16 or "
-                "fp16 with all its weights in memory"
-            )
-        # torch takes a second and 240 MB: only a process that runs it pays
-        from aquila.generate.torch_runner import make_runner  # noqa: PLC0415
-
-        return make_runner(
-            checkpoint,
-            device=options.device,
-            dtype=options.dtype,
-            max_context=options.max_context,
-            kv_bytes=options.kv_bytes,
-        )
-    from aquila.generate.native_runner import make_limited_runner, make_native_runner  # noqa: PLC0415
+        return _torch_runner(checkpoint, options)
+    from aquila.generate.native_runner import make_limited_runner, make_native_runner, planner  # noqa: PLC0415
 
     native = native_module()
     assert native is not None, "_runs_native has asked"
@@ -71,21 +55,64 @@ def choose_runner(
             dtype=options.quantize or options.dtype,
             max_context=options.max_context,
             kv_bytes=options.kv_bytes,
+            kv_dtype=options.kv_dtype,
         )
     limit = parse_limit(options.memory_limit)
-    packed = _packed(checkpoint, name, options.quantize or options.dtype)
-    return make_limited_runner(native, packed, memory_limit=limit, max_context=options.max_context, adapters=adapters)
+    copy = packed_copy(checkpoint, name, options.quantize or options.dtype)
+    context, kv_dtype = options.max_context, options.kv_dtype
+    if not copy.path.exists():  # a limit that cannot work is refused before minutes of packing, not after
+        planner(checkpoint.config, copy.formats, adapters=adapters, max_context=context, kv_dtype=kv_dtype)(limit)
+    return make_limited_runner(
+        native,
+        open_copy(copy, name),
+        memory_limit=limit,
+        max_context=context,
+        kv_dtype=kv_dtype,
+        adapters=adapters,
+    )
 
 
-def parse_limit(memory_limit: int | str) -> int:
-    """Bytes of a memory limit; `ConfigError` for one that no machine, or not this one, can give."""
+def _torch_runner(checkpoint: Checkpoint, options: RunnerOptions) -> Runner:
+    native_only = ("quantize", "kv_dtype")
+    for option in (name for name in native_only if getattr(options, name) is not None):
+        raise ConfigError(
+            f"{option}: needs the native CPU kernels (device cpu); on this device a model runs in fp32, bf16 or fp16"
+        )
+    # torch takes a second and 240 MB: only a process that runs it pays
+    from aquila.generate.torch_runner import choose_device, make_runner  # noqa: PLC0415
+
+    limit = None
+    if options.memory_limit is not None:
+        limit = parse_limit(options.memory_limit, of_process=False)
+        if options.device is None and choose_device(None).type == "cpu":
+            raise ConfigError(
+                "memory_limit: needs an accelerator or the native CPU kernels, and neither is there; torch holds all "
+                "weights in memory on a CPU"
+            )
+        if options.device == "cpu":
+            log.warning(
+                "memory_limit: without the native kernels the limit bounds what torch computes with; the other weights "
+                "wait in memory of this process"
+            )
+    return make_runner(
+        checkpoint,
+        device=options.device,
+        dtype=options.dtype,
+        max_context=options.max_context,
+        kv_bytes=options.kv_bytes,
+        memory_limit=limit,
+    )
+
+
+def parse_limit(memory_limit: int | str, *, of_process: bool = True) -> int:
+    """Bytes of a memory limit; `ConfigError` for one that no machine, or not this one, can give to a process."""
     if isinstance(memory_limit, int) and memory_limit < 0:
         raise ConfigError(f"memory_limit: {memory_limit} is negative; give what the process may take, as 2GiB")
     limit = parse_size(memory_limit)
     if limit == 0:
         raise ConfigError("memory_limit: 0 leaves no memory at all; leave it out for no limit, or give one as 2GiB")
     memory = read_memory()
-    if memory is not None and limit > memory.total_bytes:
+    if of_process and memory is not None and limit > memory.total_bytes:
         raise ConfigError(
             f"memory_limit: {format_size(limit)} is more than the {format_size(memory.total_bytes)} that this machine "
             "has; leave it out for no limit"
@@ -94,7 +121,7 @@ def parse_limit(memory_limit: int | str) -> int:
 
 
 def _check(options: RunnerOptions) -> None:
-    for field, known in (("dtype", DTYPES), ("quantize", QUANTISATIONS)):
+    for field, known in (("dtype", DTYPES), ("quantize", QUANTISATIONS), ("kv_dtype", KV_TYPES)):
         value = getattr(options, field)
         if value is not None and value not in known:
             raise ConfigError(f"{field}: {value!r} is not one of {', '.join(known)}{suggest(value, known)}")
@@ -110,40 +137,3 @@ def _runs_native(device: str | None) -> bool:
 
         return choose_device(None).type == "cpu"
     return True
-
-
-def _packed(checkpoint: Checkpoint, name: str, wanted: str | None) -> Checkpoint:
-    """The checkpoint as a packed file: itself, one that was packed before, or one that is packed now."""
-    if checkpoint.format == "packed" and wanted is None:
-        return checkpoint
-    main = main_format(checkpoint)
-    to = DTYPE_FORMATS[wanted] if wanted is not None else main
-    if checkpoint.format == "packed" and to == main:
-        return checkpoint
-    plain = default_path(checkpoint.path if Path(name).expanduser().exists() else Path(name), to)
-    target = plain.with_stem(f"{plain.stem}-{source_mark(checkpoint.path)}")
-    if not target.exists():
-        log.warning(
-            "packing %s as %s into %s, once; under a memory limit weights are read from there", name, to, target
-        )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        quantise(checkpoint.path, target, to=to)
-    return open_checkpoint(target)
-
-
-def source_mark(path: Path) -> str:
-    """Twelve hex digits that differ between checkpoints of one name, and once a file of one is written again."""
-    source = path.resolve()
-    files = sorted(source.rglob("*")) if source.is_dir() else [source]
-    facts = [f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()]
-    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def main_format(checkpoint: Checkpoint) -> str:
-    """The format that most weights have, in which a model is packed when no other is asked for."""
-    sizes: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
-        if len(tensor.shape) == 2:
-            found = native_format(tensor)
-            sizes[found] = sizes.get(found, 0) + tensor.num_elements
-    return max(sizes, key=lambda item: sizes[item])

@@ -19,6 +19,9 @@ from aquila.checkpoint.open import Checkpoint
 from aquila.checkpoint.torch_model import TORCH_DTYPES, load_model
 from aquila.config import format_size
 from aquila.errors import ConfigError, GenerationError
+from aquila.generate.device_plan import DRIVER_BYTES, DevicePlan, plan_device
+from aquila.generate.layer_stream import load_limited
+from aquila.generate.lookup import ROW_COST
 from aquila.generate.runner import SequenceStep
 from aquila.machine import Memory, read_memory
 from aquila.model.count import kv_bytes_per_token
@@ -48,7 +51,9 @@ class TorchRunner:
         kv_bytes: memory for keys and values; on a CPU the system hands it out as it is touched.
     """
 
+    plan: DevicePlan | None = None  # under a memory limit
     draft_tokens = 0  # the bits of a logit depend on how many rows a step has, so guessing has to be asked for
+    row_cost = ROW_COST
 
     def __init__(self, model: Transformer, *, max_context: int | None = None, kv_bytes: int = 1 << 30):
         config = model.config
@@ -57,9 +62,9 @@ class TorchRunner:
         self._adapted: list[tuple[int, Tensor]] = []  # of the step in progress: (adapter, rows [tokens])
         self.max_context = max_context or config.max_position_embeddings
         self.page_size = PAGE_SIZE
-        embedding = model.model.embed_tokens.weight
-        self.device, self.dtype = embedding.device, embedding.dtype
-        per_page = PAGE_SIZE * kv_bytes_per_token(config, embedding.element_size())
+        norm = model.model.norm.weight  # always on the device, whatever a memory limit put elsewhere
+        self.device, self.dtype = norm.device, norm.dtype
+        per_page = PAGE_SIZE * kv_bytes_per_token(config, norm.element_size())
         self.num_pages = max(kv_bytes // per_page, -(-self.max_context // PAGE_SIZE))
         shape = (
             config.num_hidden_layers,
@@ -232,17 +237,83 @@ def make_runner(
     dtype: str | None,
     max_context: int | None,
     kv_bytes: int,
+    memory_limit: int | None = None,
 ) -> TorchRunner:
     """Loads the weights of a checkpoint where they will run. See `aquila.load` for the arguments."""
     chosen = choose_device(device)
     if dtype is not None and dtype not in TORCH_DTYPES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TORCH_DTYPES)}")
     dtype = dtype or ("fp32" if chosen.type == "cpu" else "bf16")
+    if memory_limit is not None:
+        return make_limited_runner(
+            checkpoint, device=chosen, dtype=TORCH_DTYPES[dtype], memory_limit=memory_limit, max_context=max_context
+        )
     if chosen.type == "cpu":
         num_elements = sum(tensor.num_elements for tensor in checkpoint.tensors.values())
         require_memory(num_elements * TORCH_DTYPES[dtype].itemsize, dtype, read_memory())
     model = load_model(checkpoint, device=chosen, dtype=TORCH_DTYPES[dtype])
     return TorchRunner(model, max_context=max_context, kv_bytes=kv_bytes)
+
+
+def make_limited_runner(
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory_limit: int,
+    max_context: int | None = None,
+) -> TorchRunner:
+    """Runs a checkpoint within `memory_limit` bytes of a device's memory; what does not fit waits in the host's.
+
+    On a CPU, which is its own host, the limit bounds what is computed with, not the process.
+
+    Raises:
+        ConfigError: the limit cannot work on this device.
+        GenerationError: other programs hold too much of the device's or of the host's memory.
+    """
+    plan = plan_device(
+        checkpoint.config,
+        itemsize=dtype.itemsize,
+        device=str(device),
+        limit_bytes=memory_limit,
+        process_bytes=_held_bytes(device, memory_limit),
+        max_context=max_context,
+    )
+    memory = read_memory()
+    if memory is not None and plan.host_bytes > memory.available_bytes:
+        raise GenerationError(
+            f"memory_limit: {format_size(plan.host_bytes)} of weights would lie in the host's memory, where "
+            f"{format_size(memory.available_bytes)} is free; give a larger limit, or a smaller model"
+        )
+    model = load_limited(checkpoint, plan, device=device, dtype=dtype)
+    runner = TorchRunner(model, max_context=plan.context, kv_bytes=plan.kv_bytes)
+    runner.plan = plan
+    return runner
+
+
+def _held_bytes(device: torch.device, limit: int) -> int:
+    """What the driver and torch hold on an accelerator already. Refuses a limit that it has not free."""
+    if device.type == "cpu":
+        return 0
+    try:
+        held = torch.accelerator.memory_reserved(device)
+        free, total = torch.accelerator.get_memory_info(device)
+    except (RuntimeError, NotImplementedError, AttributeError) as error:  # some backends, and older ones, have no count
+        raise ConfigError(
+            f"memory_limit: torch does not tell how much memory {device} has ({str(error).splitlines()[0]}); leave it "
+            "out, or use device cpu"
+        ) from None
+    if limit > total:
+        raise ConfigError(
+            f"memory_limit: {format_size(limit)} is more than the {format_size(total)} of {device}; leave it out for "
+            "no limit"
+        )
+    if limit > free + held + DRIVER_BYTES:
+        raise GenerationError(
+            f"memory_limit: {format_size(limit)} is more than what is free on {device}, {format_size(free)}; give "
+            "less, or end the programs that hold the rest"
+        )
+    return held + DRIVER_BYTES
 
 
 def require_memory(num_bytes: int, dtype: str, memory: Memory | None) -> None:

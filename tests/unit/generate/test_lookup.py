@@ -37,6 +37,7 @@ class CopyingRunner:
 
     page_size = 4
     draft_tokens = 4
+    row_cost = 0.15
 
     def __init__(self, *, num_pages: int = 200, max_context: int = 200, fondness: float = 4.0):
         self.num_pages = num_pages
