@@ -7,6 +7,8 @@
         IntegrityError         bytes differ from their recorded digest, or end too early
       DownloadError            a source cannot be reached, or does not deliver what it promised
       GenerationError          a request cannot be served by this model
+      SandboxError             untrusted code cannot be run here, or not within the promised walls
+      EvaluationError          a benchmark's data or samples cannot be used, or a score would not mean anything
 
 The command line catches `AquilaError` and prints its message; anything else is a bug and shows its traceback.
 """
@@ -37,4 +39,12 @@ class DownloadError(AquilaError):
 
 
 class GenerationError(AquilaError):
+    pass
+
+
+class SandboxError(AquilaError):
+    pass
+
+
+class EvaluationError(AquilaError):
     pass

@@ -28,14 +28,17 @@ def interrupt_after(process: subprocess.Popen[bytes], word: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("command", "word"),
+    ("command", "word", "native"),
     [
-        ("generate x", b"typer.params"),
-        ("generate --max-new-tokens 16000 --temperature 0 class", b"aquila.generate.native_runner"),
-        ("doctor --offline", b"numpy.linalg"),  # imported by the C++ part of torch, which swallows exceptions
+        ("generate x", b"typer.params", "1"),
+        ("generate --max-new-tokens 16000 --temperature 0 class", b"aquila.generate.native_runner", "1"),
+        ("generate --device cpu x", b"torch.torch_version", "0"),  # then torch's C++ part, which swallows exceptions
     ],
 )
-def test_ctrl_c_while_modules_are_imported(start, long_checkpoint: Path, command: str, word: bytes):
+def test_ctrl_c_while_modules_are_imported(
+    start, long_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, command: str, word: bytes, native: str
+):
+    monkeypatch.setenv("AQUILA_NATIVE", native)
     name, *rest = command.split()
     model = ("-m", long_checkpoint) if name == "generate" else ()
     process = start(name, *model, *rest, python=("-X", "importtime"))

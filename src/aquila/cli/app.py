@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aquila import __version__
-from aquila.cli import chat, convert, demo, doctor, eval, generate, models, quantise, tokenizer
+from aquila.cli import chat, convert, demo, doctor, eval, generate, models, quantise, sandbox, tokenizer
 
 app = typer.Typer(
     name="aquila",
@@ -24,6 +24,7 @@ app.command()(quantise.quantise)
 app.command("quantize", hidden=True)(quantise.quantise)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(eval.app, name="eval")
+app.add_typer(sandbox.app, name="sandbox")
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 

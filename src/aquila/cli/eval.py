@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aquila.cli import eval_judge
+
 if TYPE_CHECKING:
     from aquila.evaluate.perplexity import Score
 
 app = typer.Typer(help="Measure how good a model is.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `ppl` a command of its own while it is the only one."""
+app.command()(eval_judge.judge)
+app.command()(eval_judge.selftest)
+app.command()(eval_judge.add)
 
 
 @app.command()

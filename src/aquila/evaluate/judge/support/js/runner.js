@@ -1,0 +1,161 @@
+// Runs a sample and its tests in two realms of one process, and says so with a nonce once the tests are through.
+//
+// The sample's realm has its own Array, JSON, Math, ... and may change them; the tests' realm has others, which it never
+// holds. What crosses is copied by code that was compiled in the tests' realm: answers are plain data there.
+//
+//   stdin: the nonce      argv: sample, tests, names of functions
+//   exit code 3: the tests failed   4: the sample threw   5: it does not parse   6: an answer is no plain data
+'use strict'
+const fs = require('fs')
+const vm = require('vm')
+const { types } = require('util')
+const { writeSync, readFileSync } = fs
+const exit = process.reallyExit.bind(process)
+const nonce = readFileSync(0)
+fs.closeSync(0)
+fs.openSync('/dev/null', 'r')
+const [sampleFile, testFile, names] = process.argv.slice(2)
+const source = readFileSync(sampleFile, 'utf8')
+const tests = readFileSync(testFile, 'utf8')
+
+function leave (code, message) {
+  writeSync(2, Buffer.from('\n' + message + '\n'))
+  exit(code)
+}
+
+function requireForSample (name) {
+  if (name === 'js-md5') {
+    return (text) => require('crypto').createHash('md5').update(text).digest('hex')
+  }
+  return require(name)
+}
+
+const sampleModule = { exports: {} }
+const sampleRealm = vm.createContext({
+  console, require: requireForSample, module: sampleModule, exports: sampleModule.exports, process, Buffer, URL,
+  TextEncoder, TextDecoder, structuredClone, performance, queueMicrotask,
+  setTimeout, setInterval, setImmediate, clearTimeout, clearInterval, clearImmediate
+})
+// Fresh containers of the sample's realm, made by functions that it cannot reach.
+const makers = vm.runInContext(
+  '({ array: () => [], object: () => ({}), map: (pairs) => new Map(pairs), set: (items) => new Set(items) })', sampleRealm)
+const testRealm = vm.createContext({})
+
+// Compiled in the tests' realm, so that every literal and every method in it is of that realm.
+const bridge = vm.runInContext(`'use strict';
+(types, makers, marks) => {
+  const { defineProperty, ownKeys, getOwnPropertyDescriptor, apply } = Reflect
+  const isArray = Array.isArray
+  class TestFailure extends Error {}
+  class OddAnswer extends Error {}
+  class SampleError extends Error {}
+  const put = (target, key, value) =>
+    defineProperty(target, key, { value, writable: true, enumerable: true, configurable: true })
+  const isPlain = (value) => value === null || (typeof value !== 'object' && typeof value !== 'function')
+
+  function give (value) {  // into the sample's realm
+    if (isPlain(value)) return value
+    if (isArray(value)) {
+      const copy = makers.array()
+      for (let i = 0; i < value.length; i++) put(copy, i, give(value[i]))
+      return copy
+    }
+    if (value instanceof Map) {
+      const pairs = makers.array()
+      for (const [key, item] of value) put(pairs, pairs.length, give([key, item]))
+      return makers.map(pairs)
+    }
+    if (value instanceof Set) return makers.set(give([...value]))
+    const copy = makers.object()
+    for (const key of ownKeys(value)) if (typeof key === 'string') put(copy, key, give(value[key]))
+    return copy
+  }
+
+  function take (value) {  // out of it
+    if (isPlain(value)) return value
+    if (typeof value === 'function') throw new OddAnswer('it answered with a function')
+    if (types.isProxy(value)) throw new OddAnswer('it answered with a proxy')
+    if (types.isBoxedPrimitive(value)) {
+      for (const kind of [Number, String, Boolean, BigInt]) {
+        try { return apply(kind.prototype.valueOf, value, []) } catch {}
+      }
+    }
+    if (types.isDate(value)) return new Date(apply(Date.prototype.getTime, value, []))
+    if (isArray(value) || types.isTypedArray(value)) {
+      const copy = []
+      for (let i = 0; i < value.length; i++) put(copy, i, take(value[i]))
+      return copy
+    }
+    if (types.isMap(value)) {
+      const copy = new Map()
+      apply(Map.prototype.forEach, value, [(item, key) => { copy.set(take(key), take(item)) }])
+      return copy
+    }
+    if (types.isSet(value)) {
+      const copy = new Set()
+      apply(Set.prototype.forEach, value, [(item) => { copy.add(take(item)) }])
+      return copy
+    }
+    const copy = {}
+    for (const key of ownKeys(value)) {
+      const found = typeof key === 'string' && getOwnPropertyDescriptor(value, key)
+      if (!found || !found.enumerable) continue
+      const item = value[key]
+      if (typeof item !== 'function') put(copy, key, take(item))
+    }
+    return copy
+  }
+
+  return {
+    wrap: (target) => (...values) => {
+      const given = makers.array()
+      for (let i = 0; i < values.length; i++) put(given, i, give(values[i]))
+      let answer
+      try {
+        answer = apply(target, undefined, given)
+      } catch (error) {
+        throw new SampleError(marks.describe(error))
+      }
+      return take(answer)
+    },
+    install: (realm) => {
+      const assert = (condition, ...words) => { if (!condition) throw new TestFailure(words.join(' ')) }
+      put(realm, 'console', { assert, log: () => {}, error: () => {} })
+    },
+    kindOf: (error) => error instanceof TestFailure ? 3 : error instanceof SampleError ? 4 : error instanceof OddAnswer ? 6 : 7
+  }
+}`, testRealm)(types, makers, { describe })
+
+function describe (error) {
+  try { return String(error).slice(0, 500) } catch { return 'it threw something' }
+}
+
+let script
+try {
+  script = new vm.Script(source, { filename: 'sample.js' })
+} catch (error) {
+  leave(5, describe(error))
+}
+try {
+  script.runInContext(sampleRealm)
+} catch (error) {
+  leave(4, describe(error))
+}
+bridge.install(vm.runInContext('globalThis', testRealm))
+for (const name of names.split(',')) {
+  let target
+  try {
+    target = vm.runInContext(name, sampleRealm)  // a `const` of the sample is no property of its global object
+  } catch (error) {
+    leave(4, describe(error))
+  }
+  if (typeof target !== 'function') leave(4, `${name} is no function`)
+  vm.runInContext(`(wrapped) => { globalThis.${name} = wrapped }`, testRealm)(bridge.wrap(target))
+}
+try {
+  vm.runInContext(tests, testRealm, { filename: 'tests.js' })
+} catch (error) {
+  leave(bridge.kindOf(error), describe(error))
+}
+writeSync(1, nonce)
+exit(0)
