@@ -9,14 +9,19 @@ import numpy as np
 
 from aquila.checkpoint.adapter import Adapter
 from aquila.checkpoint.checkpoint import Export
-from aquila.checkpoint.names import expected_tensors
+from aquila.checkpoint.names import FLAGAI, expected_tensors, interleaved_rows
 from aquila.checkpoint.native import write_native
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.checkpoint.safetensors_file import write_safetensors
-from aquila.checkpoint.tensors import DTYPES, LazyTensor, from_array
+from aquila.checkpoint.tensors import DTYPES, LazyTensor, from_array, take_rows
+from aquila.checkpoint.torch_pickle import write_torch_file
 from aquila.model.config import ModelConfig
 from parts import tiny_tokenizer
 
+_BLOCK = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+}
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -75,6 +80,43 @@ def random_adapter(path: Path, config: ModelConfig, targets: Sequence[str] = ALL
     tensors = adapter_tensors(config, targets, **made)
     made.pop("seed", None)
     return write_adapter(path, tensors, tuple(targets), **made, **options)
+
+
+def flagai_adapter(
+    path: Path, config: ModelConfig, targets: Sequence[str] = ("q_proj", "k_proj", "v_proj"), *, seed: int = 0
+) -> Path:
+    """The adapter of `random_adapter(..., rank=4)` as FlagAI saves it: its names, its row order, a pickle."""
+    tensors = {}
+    for name, tensor in adapter_tensors(config, targets, seed=seed).items():
+        matrix, half = name.removeprefix("base_model.model.").split(".lora_")
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(matrix.split(".")[-1])
+        if half == "B.weight" and heads is not None:
+            tensor = take_rows(tensor, interleaved_rows(heads, config.head_dim))
+        theirs = FLAGAI.from_canonical(f"{matrix}.weight").removesuffix(".weight")
+        tensors[f"base_model.model.{theirs}.lora_{half}"] = tensor
+    path.mkdir(parents=True)
+    names = [FLAGAI.per_layer[f"{_BLOCK[target]}.{target}.weight"].split(".")[1] for target in targets]
+    config_json = {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "enable_lora": None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": 8,
+        "lora_dropout": 0.05,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": 4,
+        "revision": None,
+        "target_modules": names,
+        "task_type": "CAUSAL_LM",
+    }
+    (path / "adapter_config.json").write_text(json.dumps(config_json))
+    write_torch_file(path / "adapter_model.bin", tensors, "fp32", lambda count: None)
+    return path
 
 
 def merged(checkpoint: Checkpoint, adapter: Adapter, path: Path) -> Checkpoint:

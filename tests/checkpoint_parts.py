@@ -1,16 +1,17 @@
 """Small checkpoints of every format, with random weights."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aquila.checkpoint.checkpoint import Export
+from aquila.checkpoint.checkpoint import Checkpoint, Export
 from aquila.checkpoint.flagai import write_flagai
 from aquila.checkpoint.gguf_writer import plan_gguf, write_gguf
 from aquila.checkpoint.hf import write_hf
-from aquila.checkpoint.names import expected_tensors
+from aquila.checkpoint.names import expected_tensors, interleaved_rows, reorder_rotary
 from aquila.checkpoint.native import write_native
 from aquila.checkpoint.tensors import DTYPES, LazyTensor, from_array
 from aquila.model.config import ModelConfig
@@ -59,6 +60,16 @@ def write(what: Export, path: Path, kind: str, quantize: str | None = None) -> P
     path.mkdir()
     {"native": write_native, "hf": write_hf, "flagai": write_flagai}[kind](what, path)
     return path
+
+
+def with_interleaved_rows(checkpoint: Checkpoint) -> Checkpoint:
+    """The same model with the rotary pairs of q and k side by side, as one that is trained may have them."""
+    config = checkpoint.config
+    return dataclasses.replace(
+        checkpoint,
+        config=config.model_copy(update={"rope_interleaved": True}),
+        tensors=reorder_rotary(checkpoint.tensors, config, interleaved_rows),
+    )
 
 
 def assert_equal(found: Mapping[str, LazyTensor], expected: Mapping[str, LazyTensor]) -> None:

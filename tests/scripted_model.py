@@ -57,7 +57,9 @@ class ScriptedModel:
         self.num_closed = 0
         self._replies = list(replies)
 
-    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
+    def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, adapter: str | None = None
+    ) -> Generator[Delta, None, None]:
         self.prompts.append(self.tokenizer.decode(prompt_ids, skip_special=False))
         self.params.append(params)
         reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]

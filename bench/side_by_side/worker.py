@@ -24,15 +24,16 @@ class SideError(Exception):
 
 
 class Worker:
-    """Starts `module` of this package under `python` and asks it things.
+    """Starts `module` of a package here under `python` and asks it things.
 
     Args:
         name: what the table calls this side.
         python: its interpreter.
-        module: module of `side_by_side` to run.
+        module: module of `package` to run.
         settings: sent first, to be loaded; `threads` among them.
         environment: variables to set.
         prefix: command that the interpreter is put behind, such as one that enters a memory cgroup.
+        package: folder of bench/ that the module is in.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Worker:
         settings: dict[str, Any],
         environment: dict[str, str] | None = None,
         prefix: Sequence[str] = (),
+        *,
+        package: str = "side_by_side",
     ) -> None:
         self.name = name
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  lives as long
         self._process = subprocess.Popen(
-            [*prefix, python, "-m", f"side_by_side.{module}"],
+            [*prefix, python, "-m", f"{package}.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

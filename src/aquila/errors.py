@@ -5,10 +5,13 @@
       TokenizerError           vocabulary or template cannot be used
       CheckpointError          a checkpoint cannot be read or written as asked
         IntegrityError         bytes differ from their recorded digest, or end too early
+      DataError                training data cannot be read, or does not fit the model or the run
       DownloadError            a source cannot be reached, or does not deliver what it promised
+      LaunchError              a machine cannot take part in a run, or has left it
       GenerationError          a request cannot be served by this model
       SandboxError             untrusted code cannot be run here, or not within the promised walls
       EvaluationError          a benchmark's data or samples cannot be used, or a score would not mean anything
+      TrainingError            a run cannot go on
 
 The command line catches `AquilaError` and prints its message; anything else is a bug and shows its traceback.
 """
@@ -34,6 +37,10 @@ class IntegrityError(CheckpointError):
     pass
 
 
+class DataError(AquilaError):
+    pass
+
+
 class DownloadError(AquilaError):
     pass
 
@@ -47,4 +54,12 @@ class SandboxError(AquilaError):
 
 
 class EvaluationError(AquilaError):
+    pass
+
+
+class TrainingError(AquilaError):
+    pass
+
+
+class LaunchError(AquilaError):
     pass

@@ -8,6 +8,9 @@ import aquila
 
 TEXT_PACKAGES = (
     "tokenizer",
+    "data",
+    "launch",
+    "sandbox",
     "zoo",
     "config",
     "files",
@@ -20,7 +23,12 @@ TEXT_PACKAGES = (
     "chat",
     "cli",
 )
-MAY_LOAD_TORCH = {"aquila.generate.torch_runner", "aquila.generate.layer_stream", "aquila.checkpoint.torch_model"}
+MAY_LOAD_TORCH = {
+    "aquila.generate.torch_runner",
+    "aquila.generate.layer_stream",
+    "aquila.checkpoint.torch_model",
+    "aquila.checkpoint.quantised_base",
+}
 HEAVY = {"torch", "numpy", "tokenizers", "transformers", "httpx", "pydantic"}
 
 

@@ -44,7 +44,9 @@ class ChatModel(Protocol):
     def max_context(self) -> int: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
-    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]: ...
+    def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, adapter: str | None = None
+    ) -> Generator[Delta, None, None]: ...
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class ChatSession:
         template: name of a chat template, instead of the model's own.
         system: instruction that stands before the conversation.
         params: how answers are drawn; the template's stops are added to its stops.
+        adapter: name of an adapter of the model that answers are given with.
 
     Raises:
         ConfigError: no such template.
@@ -92,8 +95,10 @@ class ChatSession:
         template: str | None = None,
         system: str | None = None,
         params: SamplingParams | None = None,
+        adapter: str | None = None,
     ) -> None:
         self.model = model
+        self.adapter = adapter
         self.template = _choose_template(model, template)
         self.system = system
         self.params = params or SamplingParams()
@@ -221,7 +226,7 @@ class ChatSession:
         parts: list[str] = []
         surplus = " " if self.template.strip_leading_space else ""
         try:
-            with closing(self.model.stream(prompt_ids, params)) as deltas:
+            with closing(self.model.stream(prompt_ids, params, adapter=self.adapter)) as deltas:
                 for delta in deltas:
                     clock.hear(delta)
                     if not delta.text:

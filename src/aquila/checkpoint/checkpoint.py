@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from aquila.checkpoint.names import expected_tensors
+from aquila.checkpoint.names import expected_tensors, half_split_rows, reorder_rotary
 from aquila.checkpoint.tensors import DTYPES, LazyTensor
 from aquila.errors import CheckpointError
 from aquila.model.config import ModelConfig
 from aquila.tokenizer.tokenizer import Tokenizer
 
-Format = Literal["native", "hf", "flagai", "gguf", "packed"]
+Format = Literal["native", "hf", "flagai", "gguf", "packed", "training"]
 _SHOWN = 8  # tensors listed of each kind in an error
 
 
@@ -55,6 +55,12 @@ class Export:
     tokenizer: Tokenizer | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[int], None] = lambda num_bytes: None
+
+    def __post_init__(self) -> None:
+        """Files know one order of rotary rows, so a model with the other one is reordered on its way."""
+        if self.config.rope_interleaved:
+            object.__setattr__(self, "tensors", reorder_rotary(self.tensors, self.config, half_split_rows))
+            object.__setattr__(self, "config", self.config.model_copy(update={"rope_interleaved": False}))
 
 
 def _dtype_name(tensor: LazyTensor) -> str:

@@ -68,9 +68,23 @@ def convert(
         ConfigError: the options contradict each other, or the destination exists.
         CheckpointError: the source cannot be read, or there is no room.
     """
-    destination = Path(destination)
-    _check_options(destination, to, dtype, quantize)
+    check_options(Path(destination), to, dtype, quantize)
     checkpoint = open_checkpoint(source)
+    return write_checkpoint(checkpoint, destination, to=to, dtype=dtype, quantize=quantize, progress=progress)
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    destination: Path,
+    *,
+    to: str,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Path:
+    """As `convert`, for a checkpoint that is open already or was changed on the way."""
+    destination = Path(destination)
+    check_options(destination, to, dtype, quantize)
     export = export_of(checkpoint, dtype or checkpoint.dtype)
     plan = plan_gguf(export, quantize) if to == "gguf" else {}
     itemsize = DTYPES[export.dtype].itemsize
@@ -108,7 +122,8 @@ def _write(export: Export, destination: Path, to: str, plan: Any) -> None:
             _FOLDER_WRITERS[to](export, temporary)
 
 
-def _check_options(destination: Path, to: str, dtype: str | None, quantize: str | None) -> None:
+def check_options(destination: Path, to: str, dtype: str | None, quantize: str | None) -> None:
+    """`ConfigError` when the options contradict each other, or the destination exists."""
     for option, value, known in (
         ("--to", to, (*_FOLDER_WRITERS, "gguf")),
         ("--dtype", dtype, DTYPES),

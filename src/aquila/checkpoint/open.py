@@ -11,6 +11,8 @@ from aquila.checkpoint.gguf_file import is_gguf
 from aquila.checkpoint.hf import read_hf
 from aquila.checkpoint.native import MANIFEST, read_native
 from aquila.checkpoint.packed import SUFFIX, is_packed, read_packed
+from aquila.checkpoint.run_folder import CHECKPOINTS, RunFolder, is_training_manifest, newest_checkpoint
+from aquila.checkpoint.training import read_training
 from aquila.errors import CheckpointError
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -19,7 +21,7 @@ PULL_RECORD = "aquila.json"  # beside the files of a pulled model: name, licence
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a folder (native, Hugging Face, FlagAI, or with one .gguf or .aqw file in it) or a file of one.
+    """Opens a folder (native, Hugging Face, FlagAI, a run, or with one .gguf or .aqw file in it) or a file of one.
 
     Only headers are read, but they are checked completely: what comes back can be loaded.
 
@@ -38,7 +40,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return open_checkpoint(path.parent)
     folder = path if path.is_dir() else path.parent
     checkpoint = read_gguf(path) if path.is_file() else _open_folder(path)
-    if (folder / PULL_RECORD).is_file() and checkpoint.format not in ("native", "packed"):
+    if (folder / PULL_RECORD).is_file() and checkpoint.format not in ("native", "packed", "training"):
         record = {**checkpoint.manifest, **read_json(folder / PULL_RECORD)}
         return dataclasses.replace(checkpoint, manifest=record)
     return checkpoint
@@ -46,7 +48,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_folder(path: Path) -> Checkpoint:
     if (path / MANIFEST).is_file():
-        return read_native(path)
+        return read_training(path) if is_training_manifest(path) else read_native(path)
+    if (path / CHECKPOINTS).is_dir() and RunFolder(path).steps():
+        return read_training(newest_checkpoint(path))
     if (path / "config.json").is_file():
         raw = read_json(path / "config.json")
         if "model_type" in raw:

@@ -5,7 +5,22 @@ from typing import Annotated
 import typer
 
 from aquila import __version__
-from aquila.cli import chat, convert, demo, doctor, eval, generate, models, quantise, sandbox, tokenizer
+from aquila.cli import (
+    chat,
+    convert,
+    data,
+    demo,
+    doctor,
+    eval,
+    generate,
+    launch,
+    lora,
+    models,
+    quantise,
+    sandbox,
+    tokenizer,
+    train,
+)
 
 app = typer.Typer(
     name="aquila",
@@ -22,7 +37,11 @@ app.command()(models.verify)
 app.command()(convert.convert)
 app.command()(quantise.quantise)
 app.command("quantize", hidden=True)(quantise.quantise)
+app.add_typer(lora.app, name="lora")
+app.add_typer(train.app, name="train")
+app.command()(launch.launch)
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(data.app, name="data")
 app.add_typer(eval.app, name="eval")
 app.add_typer(sandbox.app, name="sandbox")
 app.command()(doctor.doctor)

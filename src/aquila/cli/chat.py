@@ -1,13 +1,14 @@
 """`aquila chat`: a conversation in the terminal, or one answer in a pipe."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from aquila.chat.session import ChatSession
-    from aquila.generate.sampling import SamplingParams
+    from aquila.generate.load import Model
 
 DEFAULT_MAX_NEW_TOKENS = 1024  # clamped to the context; the engine's 200 cuts most answers
 
@@ -29,6 +30,13 @@ def chat(
         int, typer.Option(help="An answer's longest length, in tokens.")
     ] = DEFAULT_MAX_NEW_TOKENS,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder of a LoRA adapter, as PEFT saves it, to answer with.")
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="w4 or w8: 4 or 8 bits a weight, on a CPU.")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Bytes of the whole process, as 2GiB or 2<<30; the rest is read from disk.")
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing but the answer: no progress on stderr.")
     ] = False,
@@ -36,6 +44,7 @@ def chat(
     """Chat with a model. In a pipe it answers once, as plain text: `echo question | aquila chat -q`."""
     from dataclasses import replace
 
+    from aquila.chat.session import ChatSession
     from aquila.generate.sampling import SamplingParams
 
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -45,7 +54,10 @@ def chat(
     )
     interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     message = None if interactive else _message(prompt)
-    session = _session(model, template=template, system=system, params=params, quiet=quiet)
+    loaded = _load(model, template=template, adapter=adapter, quantize=quantize, memory_limit=memory_limit, quiet=quiet)
+    session = ChatSession(
+        loaded, template=template, system=system, params=params, adapter=None if adapter is None else str(adapter)
+    )
     if message is None:
         _converse(session)
     else:
@@ -67,10 +79,15 @@ def _message(prompt: str | None) -> str:
     return text.rstrip("\r\n")
 
 
-def _session(
-    model: str | None, *, template: str | None, system: str | None, params: "SamplingParams", quiet: bool
-) -> "ChatSession":
-    from aquila.chat.session import ChatSession
+def _load(
+    model: str | None,
+    *,
+    template: str | None,
+    adapter: Path | None,
+    quantize: str | None,
+    memory_limit: str | None,
+    quiet: bool,
+) -> "Model":
     from aquila.generate.load import load
     from aquila.tokenizer.templates import named_template
 
@@ -78,7 +95,8 @@ def _session(
         named_template(template)  # a typo shows before the model is loaded
     if not quiet:
         print(f"loading {model or 'the default model'} ...", file=sys.stderr)
-    return ChatSession(load(model), template=template, system=system, params=params)
+    adapters = None if adapter is None else {str(adapter): adapter}
+    return load(model, adapters=adapters, quantize=quantize, memory_limit=memory_limit)
 
 
 def _answer(session: "ChatSession", message: str, *, quiet: bool) -> None:

@@ -106,10 +106,13 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Recompute the digests of a model's files, name the published version, and check the tensors."""
+    from aquila.checkpoint.run_folder import RunFolder
     from aquila.zoo.store import resolve
     from aquila.zoo.verify import check, raise_if_wrong
 
     path = resolve(path_or_name)
+    if steps := RunFolder(path).steps():  # a training run: its newest checkpoint
+        path = RunFolder(path).checkpoint(steps[0])
     findings = check(path, on_file=lambda file: print(f"reading {file}", file=sys.stderr))
     if all(finding.status != "wrong" for finding in findings) and _is_checkpoint(path):
         findings += _check_tensors(path)

@@ -93,7 +93,7 @@ class TorchRunner:
         for name, (down, up) in read.items():
             layer = self.model.get_submodule(name)
             if not isinstance(layer, AdaptedLinear):
-                assert isinstance(layer, Linear), f"{name} is no linear layer"
+                assert type(layer) is Linear, f"{name} is no plain linear layer"
                 layer = AdaptedLinear(layer, self._adapted)
                 self.model.set_submodule(name, layer)
             layer.pairs[number] = (down, up, adapter.matrices[name].scale)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aquila.model.config import ModelConfig
 from aquila.model.linear import Linear, project
+from aquila.model.loss import linear_cross_entropy
 from aquila.model.rope import RotaryEmbedding, Rotation
 
 # (layer, query [batch, seq, heads, head_dim], key and value [batch, seq, kv_heads, head_dim]) -> like query
@@ -70,7 +71,11 @@ class Attention(nn.Module):
         key = key.unflatten(-1, (-1, self.head_dim))  # [batch, seq, kv_heads, head_dim]
         value = value.unflatten(-1, (-1, self.head_dim))
         query, key = self.rope.rotate(query, rotation), self.rope.rotate(key, rotation)
-        return self.o_proj(attend(self.layer, query, key, value).flatten(-2))
+        return self.o_proj(self.attended(attend, query, key, value).flatten(-2))
+
+    def attended(self, attend: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What `attend` gives for this layer. Who compiles blocks replaces this: compiled code has no layer number."""
+        return attend(self.layer, query, key, value)
 
 
 class MLP(nn.Module):
@@ -111,6 +116,12 @@ class Embedding(nn.Embedding):
         pass
 
 
+def sum_loss(
+    hidden: Float[Tensor, "batch seq hidden"], head: nn.Linear, labels: Int[Tensor, "batch seq"]
+) -> Float[Tensor, ""]:
+    return linear_cross_entropy(hidden, head.weight, labels)
+
+
 class Decoder(nn.Module):
     """Embedding, blocks and the last norm: token ids to hidden states."""
 
@@ -136,7 +147,10 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A causal language model: `forward` gives logits, `hidden` the states before the head."""
+    """A causal language model: `forward` gives logits or a loss, `hidden` the states before the head.
+
+    `sum_loss` turns hidden states and labels into the loss; a head that is spread over devices brings its own.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -145,6 +159,7 @@ class Transformer(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.sum_loss = sum_loss
 
     def hidden(
         self,
@@ -167,8 +182,21 @@ class Transformer(nn.Module):
             positions = torch.arange(seq, device=input_ids.device).expand(batch, seq)
         return self.model(input_ids, positions, attend, seq if length is None else length)
 
-    def forward(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
-        return self.lm_head(self.hidden(input_ids))
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        positions: Int[Tensor, "batch seq"] | None = None,
+        *,
+        attend: Attend = causal_attention,
+        length: int | None = None,
+        labels: Int[Tensor, "batch seq"] | None = None,
+    ) -> Float[Tensor, "batch seq vocab"] | Float[Tensor, ""]:
+        """Logits; with `labels` (already shifted, -100 where nothing is learned) the sum of the losses, nats, fp32.
+
+        The loss is computed here and not by the caller: where weights are sharded, the head is whole only in here.
+        """
+        hidden = self.hidden(input_ids, positions, attend=attend, length=length)
+        return self.lm_head(hidden) if labels is None else self.sum_loss(hidden, self.lm_head, labels)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from adapter_parts import ALL, adapter_tensors, random_adapter, write_adapter
-from aquila.checkpoint.adapter import read_adapter
+from adapter_parts import ALL, adapter_tensors, flagai_adapter, random_adapter, write_adapter
+from aquila.checkpoint.adapter import open_adapter, read_adapter
+from aquila.checkpoint.names import interleaved_rows
 from aquila.checkpoint.tensors import DTYPES, from_array
 from aquila.errors import CheckpointError, ConfigError
 from checkpoint_parts import tiny_config
@@ -48,9 +50,38 @@ def test_a_pattern_of_targets_leaves_it_to_the_tensors(tmp_path: Path):
     assert len(read_adapter(path, CONFIG).matrices) == 2
 
 
+def test_flagais_folder_is_the_same_adapter(tmp_path: Path):
+    """Its names, its pickle, and the rows of q and k that it has side by side."""
+    found = read_adapter(flagai_adapter(tmp_path / "flagai", CONFIG), CONFIG)
+    expected = read_adapter(random_adapter(tmp_path / "peft", CONFIG, ("q_proj", "k_proj", "v_proj")), CONFIG)
+    assert found.matrices.keys() == expected.matrices.keys()
+    for name, pair in expected.matrices.items():
+        for half, reference in ((found.matrices[name].down, pair.down), (found.matrices[name].up, pair.up)):
+            np.testing.assert_array_equal(half.numpy(), reference.numpy(), err_msg=name)
+    assert open_adapter(tmp_path / "flagai").format == "flagai"
+    assert found.matrices["model.layers.0.self_attn.q_proj"].scale == 2.0
+
+
+@pytest.mark.parametrize("kind", ["peft", "flagai"])
+def test_rows_follow_the_model(tmp_path: Path, kind: str):
+    """A model with its rotary pairs side by side gets B of q and k in that order, whatever the file has."""
+    make = flagai_adapter if kind == "flagai" else random_adapter
+    path = make(tmp_path / "a", CONFIG, ("q_proj", "k_proj", "v_proj"))
+    half_split = read_adapter(path, CONFIG).matrices
+    found = read_adapter(path, CONFIG.model_copy(update={"rope_interleaved": True})).matrices
+    for name, heads in (("q_proj", 4), ("k_proj", 2)):
+        up, other = (each[f"model.layers.1.self_attn.{name}"].up.numpy() for each in (half_split, found))
+        np.testing.assert_array_equal(other, up[interleaved_rows(heads, 8)])
+        assert not np.array_equal(other, up)
+    value = "model.layers.1.self_attn.v_proj"
+    np.testing.assert_array_equal(found[value].up.numpy(), half_split[value].up.numpy())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"some_future_option": True}, "some_future_option True not supported; merge the adapter"),
+        ({"velora_config": {"a": 1}}, "velora_config {'a': 1} not supported"),
         ({"peft_type": "IA3"}, r"a/adapter_config\.json: peft_type 'IA3' is not supported; only LORA is"),
         ({"peft_type": None}, "peft_type None is not supported"),
         ({"use_dora": True}, r"use_dora True not supported; merge the adapter .*merge_and_unload"),
@@ -130,6 +161,43 @@ def test_missing_files_are_named(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: cannot be read"):
         read_adapter(tmp_path / "empty", CONFIG)
     path = random_adapter(tmp_path / "a", CONFIG, ALL)
-    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: is missing"):
+    (path / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: is missing, and so is adapter_model\.bin"):
         read_adapter(path, CONFIG)
+
+
+def damaged(path: Path, change: str) -> Path:
+    """One folder for each way in which files come apart."""
+    weights = path / "adapter_model.safetensors"
+    if change == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif change == "empty":
+        weights.write_bytes(b"")
+    elif change == "half a config":
+        (path / "adapter_config.json").write_text((path / "adapter_config.json").read_text()[:40])
+    elif change == "a list":
+        (path / "adapter_config.json").write_text("[]")
+    elif change == "code":
+        weights.unlink()
+        torch.save({"a": Path("x")}, path / "adapter_model.bin")
+    elif change == "no pickle":
+        weights.rename(path / "adapter_model.bin")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("cut", r"adapter_model\.safetensors: .* bytes expected, .* found: it is truncated; fetch it again"),
+        ("empty", r"adapter_model\.safetensors: cannot be read: cannot mmap an empty file; fetch the file again"),
+        ("half a config", r"adapter_config\.json: is not valid JSON"),
+        ("a list", r"adapter_config\.json: holds a JSON list where an object is expected"),
+        ("code", r"adapter_model\.bin: the pickle asks for pathlib"),
+        ("no pickle", r"adapter_model\.bin: .* not a readable pickle|adapter_model\.bin: truncated or damaged"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_line(tmp_path: Path, change: str, message: str):
+    path = damaged(random_adapter(tmp_path / "a", CONFIG), change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_adapter(path, CONFIG)
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adapter_parts import random_adapter
 from aquila.chat.session import ChatSession
 from aquila.cli.chat import chat
 from aquila.errors import ConfigError
@@ -65,6 +66,26 @@ def test_unusable_options_are_refused_before_a_model_is_loaded():
         chat("hi", model="nothing/here", temperature=-1.0)
     with pytest.raises(ConfigError, match="chat template 'aquilla' is unknown; did you mean 'aquila'"):
         chat("hi", model="nothing/here", template="aquilla")
+
+
+def test_an_answer_is_given_with_an_adapter(checkpoint: Path, tmp_path: Path, capsys):
+    folder = random_adapter(tmp_path / "a", tiny_config(max_position_embeddings=512))
+    chat("hi", model=str(checkpoint), temperature=0.0, max_new_tokens=12, quiet=True, adapter=folder)
+    adapted = capsys.readouterr().out
+    loaded = load(checkpoint, adapters={"mine": folder})
+    session = ChatSession(loaded, params=GREEDY, adapter="mine")
+    assert adapted.removesuffix("\n") == "".join(session.send("hi")).removesuffix("\n")
+    chat("hi", model=str(checkpoint), temperature=0.0, max_new_tokens=12, quiet=True)
+    assert capsys.readouterr().out != adapted
+
+
+def test_quantisation_and_memory_limit_reach_the_model(checkpoint: Path, capsys):
+    with pytest.raises(ConfigError, match="quantize: 'w5' is not one of w4, w4m, w8"):
+        chat("hi", model=str(checkpoint), quantize="w5")
+    with pytest.raises(ConfigError, match="memory_limit: 0 leaves no memory at all"):
+        chat("hi", model=str(checkpoint), memory_limit="0")
+    chat("hi", model=str(checkpoint), temperature=0.0, max_new_tokens=4, quiet=True, quantize="w8")
+    assert capsys.readouterr().out.endswith("\n")
 
 
 def test_closing_an_answer_frees_the_engine_and_the_conversation_goes_on(model: Model):

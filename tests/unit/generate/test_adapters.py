@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import aquila
-from adapter_parts import ALL, merged, random_adapter
+from adapter_parts import ALL, flagai_adapter, merged, random_adapter
 from aquila.checkpoint.adapter import Adapter, read_adapter
+from aquila.checkpoint.convert import convert
 from aquila.checkpoint.native_weights import choose_formats
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.checkpoint.packed_writer import quantise
@@ -33,6 +34,7 @@ from aquila.generate.runner import Runner, SequenceStep
 from aquila.generate.sampling import SamplingParams
 from aquila.generate.torch_runner import make_runner
 from aquila.kernels.native import native_module, usable_kernels
+from checkpoint_parts import with_interleaved_rows
 from parts import tiny_checkpoint, tiny_tokenizer
 
 KV_BYTES = 1 << 20
@@ -87,6 +89,32 @@ def test_logits_equal_the_merged_model(tmp_path: Path, name: str, targets: tuple
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert np.abs(plain - expected).max() > 0.1
     np.testing.assert_allclose(logits(runner, prompt(120)), plain, rtol=0, atol=1e-4 if kernels == "torch" else 0)
+
+
+def moved(checkpoint: Checkpoint, path: Path, kind: str) -> Checkpoint:
+    """The same model with the rows of q and k in another order: in memory, or in a file that reorders them on load."""
+    if kind == "interleaved":
+        return with_interleaved_rows(checkpoint)
+    target = path / ("moved.gguf" if kind == "gguf" else "moved")
+    return open_checkpoint(convert(checkpoint.path, target, to=kind, dtype="fp32"))
+
+
+@pytest.mark.parametrize("kernels", KERNELS[-2:])
+@pytest.mark.parametrize("kind", ["interleaved", "gguf", "flagai"])
+@pytest.mark.parametrize("adapter_kind", ["peft", "flagai"])
+def test_any_order_of_rotary_rows_equals_the_merged_model(tmp_path: Path, kind: str, adapter_kind: str, kernels: str):
+    """Adapters of q and k follow the rows of the model, however model and adapter were stored."""
+    plain = open_checkpoint(tiny_checkpoint(tmp_path / "tiny"))
+    targets = ("q_proj", "k_proj", "v_proj")
+    make_folder = random_adapter if adapter_kind == "peft" else flagai_adapter
+    reference = read_adapter(random_adapter(tmp_path / "reference", plain.config, targets), plain.config)
+    expected = logits(make(merged(plain, reference, tmp_path / "merged"), "torch"), prompt(60))
+    checkpoint = moved(plain, tmp_path, kind)
+    adapter = read_adapter(make_folder(tmp_path / "a", plain.config, targets), checkpoint.config)
+    runner = make(checkpoint, kernels)
+    found = logits(runner, prompt(60), runner.load_adapter(adapter))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert checkpoint.config.rope_interleaved == (kind == "interleaved")
 
 
 @pytest.mark.parametrize(("rank", "dtype"), [(1, "fp32"), (3, "fp16"), (16, "bf16"), (33, "fp32")])
@@ -152,6 +180,22 @@ def test_company_and_pieces_do_not_change_bits(small: Parts, dtype: str, threads
     np.testing.assert_array_equal(runner.step(again[::-1]), [rows[-1] for rows in alone[::-1]])
     mixed = [SequenceStep(texts[4][100:], 100, places[4], 3, chosen[4]), again[1], again[7]]
     np.testing.assert_array_equal(runner.step(mixed), [*alone[4][-3:], alone[1][-1], alone[7][-1]])
+
+
+def test_torch_gives_each_sequence_of_a_step_its_own_adapter(small: Parts):
+    """As alone, to rounding; sequences without an adapter are among them."""
+    runner = make(small.checkpoint, "torch")
+    numbers = [runner.load_adapter(adapter) for adapter in small.adapters]
+    chosen = [numbers[1], 0, numbers[0], numbers[2], numbers[0]]
+    texts = [prompt(count, seed=count) for count in (5, 20, 16, 1, 40)]
+    alone = [logits(runner, *pair) for pair in zip(texts, chosen, strict=True)]
+    parts = [
+        SequenceStep(text, 0, range(4 * place, 4 * place + 4), len(text), adapter)
+        for place, (text, adapter) in enumerate(zip(texts, chosen, strict=True))
+    ]
+    np.testing.assert_allclose(runner.step(parts), np.concatenate(alone), rtol=0, atol=1e-4)
+    others = [logits(runner, text, 0) for text in texts]
+    assert [np.abs(a - b).max() > 0.1 for a, b in zip(alone, others, strict=True)] == [n > 0 for n in chosen]
 
 
 @native_only

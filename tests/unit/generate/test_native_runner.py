@@ -25,7 +25,7 @@ from aquila.kernels.native import native_module, usable_kernels
 from aquila.kernels.reference import rounded
 from aquila.model.config import RopeScaling
 from aquila.model.linear import Linear
-from checkpoint_parts import write
+from checkpoint_parts import with_interleaved_rows, write
 from parts import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not usable_kernels(), reason="the native kernels are not built")
@@ -110,7 +110,10 @@ def runner_of(
 
 
 def parts(path: Path, **changes: Any) -> Parts:
-    return Parts(open_checkpoint(tiny_checkpoint(path / "tiny", **{"max_position_embeddings": 512, **changes})))
+    checkpoint = open_checkpoint(tiny_checkpoint(path / "tiny", **{"max_position_embeddings": 512, **changes}))
+    if changes.get("rope_interleaved"):  # files know the other order only
+        checkpoint = with_interleaved_rows(checkpoint)
+    return Parts(checkpoint)
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:

@@ -1,0 +1,71 @@
+"""`aquila train estimate`: the memory of each device for each way to train a model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aquila.config import format_size, parse_size
+
+if TYPE_CHECKING:
+    from aquila.model.config import ModelConfig
+
+
+def print_estimate(source: str, gpus: int, memory: str, *, sequence_length: int, micro_batch_size: int) -> None:
+    """A table: one row a way to train, what a device holds, and whether that fits."""
+    from aquila.model.count import count_parameters
+    from aquila.train.estimate import Shape, estimate
+    from aquila.train.layout import Layout
+    from aquila.train.progress import short_count
+    from aquila.train.recipe import LoraConfig, ParallelConfig
+
+    capacity = parse_size(memory)
+    model = _model(source)
+    bf16 = ParallelConfig(precision="bf16")
+    full = Shape(model, Layout(dp_shard=gpus), bf16, sequence_length, micro_batch_size)
+    recomputed = replace(full, parallel=bf16.model_copy(update={"activation_checkpointing": "full"}))
+    rows = {
+        "full, fp32": replace(full, parallel=ParallelConfig()),
+        "full, bf16": full,
+        "full, bf16, selective checkpointing": replace(
+            full, parallel=bf16.model_copy(update={"activation_checkpointing": "selective"})
+        ),
+        "full, bf16, full checkpointing": recomputed,
+        "  and muon": replace(recomputed, optimizer="muon"),
+        "  and offload": replace(recomputed, parallel=recomputed.parallel.model_copy(update={"offload": True})),
+        "LoRA r=16, bf16, full checkpointing": replace(recomputed, lora=LoraConfig(r=16)),
+        "QLoRA r=16, w8": replace(recomputed, lora=LoraConfig(r=16, quantize="w8")),
+        "QLoRA r=16, w4": replace(recomputed, lora=LoraConfig(r=16, quantize="w4")),
+    }
+    print(
+        f"{source}: {short_count(count_parameters(model))} parameters on {gpus} x {format_size(capacity)}, "
+        f"{micro_batch_size} x {sequence_length} tokens a device"
+    )
+    width = max(map(len, rows))
+    print(f"{'':{width}}  {'state':>9}  {'gathered':>9}  {'activations':>11}  {'in all':>9}")
+    for name, shape in rows.items():
+        found = estimate(shape)
+        state = found.weights + found.gradients + found.optimizer
+        host = f", {format_size(found.host)} of host memory" if found.host else ""
+        share = found.total / capacity
+        verdict = "fits" if share <= 0.92 else "tight" if share <= 1 else "does not fit"
+        columns = (state, found.gathered, found.activations + found.loss, found.total)
+        sizes = "  ".join(f"{format_size(value):>{size}}" for value, size in zip(columns, (9, 9, 11, 9), strict=True))
+        print(f"{name:{width}}  {sizes}  {verdict}{host}")
+
+
+def _model(source: str) -> "ModelConfig":
+    from aquila.checkpoint.open import open_checkpoint
+    from aquila.model.presets import preset, preset_names
+    from aquila.train.plan import chosen_model
+    from aquila.train.recipe import load_recipe
+    from aquila.zoo.store import resolve
+
+    if source in preset_names():
+        return preset(source)
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"}:
+        recipe = load_recipe([path])
+        if recipe.model is not None:
+            return chosen_model(recipe.model, None)
+        return open_checkpoint(resolve(recipe.init.checkpoint or "")).config
+    return open_checkpoint(resolve(source)).config

@@ -1,0 +1,1 @@
+"""One trainer for pre-training, continued pre-training, supervised fine-tuning and adapters."""
