@@ -46,9 +46,9 @@ def load(settings: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
         num_hidden_layers=task.num_layers,
         num_attention_heads=task.num_heads,
         max_position_embeddings=task.seq,
+        attn_implementation="sdpa",  # ty: ignore[unknown-argument]
         use_cache=False,
     )
-    config._attn_implementation = "sdpa"
     model = transformers.LlamaForCausalLM(config)
     rows = Rows(batches(task))
     folder = tempfile.mkdtemp()

@@ -41,6 +41,8 @@ def train(recipe: "Recipe", run_dir: Path) -> int:
     _draw(run_dir)
     if outcome.exit_code:
         log.info("stopped at step %d and saved; go on with `aquila train %s`", outcome.step, run_dir)
+    elif outcome.num_steps == 0:
+        log.info("nothing left to do: all %d steps of %s are done", outcome.step, run_dir)
     else:
         skipped = f", {outcome.num_skipped} steps skipped" if outcome.num_skipped else ""
         log.info("done: %d steps, %d tokens, loss %.4f%s", outcome.step, outcome.num_tokens, outcome.loss, skipped)

@@ -63,9 +63,8 @@ class _TrainedProduct(Function):
         return onednn_product(x, weight)
 
     @staticmethod
-    def backward(  # ty: ignore[incompatible-method-override]  torch calls it with what forward gave
-        ctx: Any, slope: Float[Tensor, "rows out"]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *slopes: Float[Tensor, "rows out"]) -> tuple[Tensor | None, Tensor | None]:
+        (slope,) = slopes
         x, weight = ctx.saved_tensors
         x_slope = onednn_product(slope, weight.T) if ctx.needs_input_grad[0] else None
         return x_slope, slope.T @ x if ctx.needs_input_grad[1] else None

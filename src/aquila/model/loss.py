@@ -72,9 +72,8 @@ class _SumOfLosses(Function):
         return total
 
     @staticmethod
-    def backward(  # ty: ignore[incompatible-method-override]  torch calls it with what forward gave
-        ctx: Any, scale: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (scale,) = scales
         row_gradient, weight_gradient = ctx.saved_tensors
         if row_gradient is not None:
             row_gradient = row_gradient * scale.to(row_gradient.dtype)

@@ -4,6 +4,8 @@ On a CUDA device in half precision the varlen kernel of torch does it in one cal
 exact call of `scaled_dot_product_attention`, which is also the least work: no score between two documents is ever
 computed.
 
+Neither may be traced by a compiler (parallel.py keeps them out): lengths differ in every batch.
+
 Shapes: batch, seq; heads and kv_heads, head_dim; tokens = batch x seq, row after row.
 """
 
@@ -52,7 +54,6 @@ class _Documents:
     def __init__(self, lengths: Sequence[int], padded: Sequence[bool]) -> None:
         self.lengths, self.padded = list(lengths), list(padded)
 
-    @torch.compiler.disable  # lengths differ in every batch: traced, each would be compiled anew
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         pieces = zip(*(each.flatten(0, 1).split(self.lengths) for each in (query, key, value)), strict=True)
         outputs = [
@@ -70,14 +71,13 @@ class _CudaDocuments:
         self.longest = max(lengths)
         self.one_by_one = _Documents(lengths, [False] * len(lengths))
 
-    @torch.compiler.disable
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if query.dtype == torch.float32:
             return self.one_by_one(layer, query, key, value)
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  initialises CUDA kernels
 
         grouped: dict[str, Any] = {"enable_gqa": True} if query.shape[2] != key.shape[2] else {}
-        out: Any = varlen_attn(  # a pair only where it is asked for more
+        out: Any = varlen_attn(
             query.flatten(0, 1),
             key.flatten(0, 1),
             value.flatten(0, 1),

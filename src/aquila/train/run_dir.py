@@ -43,9 +43,7 @@ def open_recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Path]:
         if not (path / RECIPE).is_file():
             raise ConfigError(f"{path}: has no {RECIPE}, so it is not a run; give a recipe file or the folder of a run")
         recipe = load_recipe([path / RECIPE], overrides)
-        changed = [
-            line for line in _differences(read_yaml(path / RECIPE), recipe_data(recipe)) if "run_dir" not in line
-        ]
+        changed = _differences(_recorded(path), recipe_data(recipe))
         if changed:
             log.info("going on with changed settings: %s", "; ".join(changed))
         return recipe, path
@@ -58,7 +56,7 @@ def open_recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Path]:
 
 def check_same(recipe: Recipe, run_dir: Path) -> None:
     """`ConfigError` when the run in `run_dir` was begun with a recipe that trains something else."""
-    before, now = read_yaml(run_dir / RECIPE), recipe_data(recipe)
+    before, now = _recorded(run_dir), recipe_data(recipe)
     if recipe.train.global_batch_size is None:
         now["train"]["global_batch_size"] = before.get("train", {}).get("global_batch_size")
     different = _differences(before, now)
@@ -86,6 +84,11 @@ def frozen_batch_size(run_dir: Path) -> int | None:
     """Sequences of a step that the run was begun with: another number of devices does not change them."""
     path = run_dir / RECIPE
     return read_yaml(path).get("train", {}).get("global_batch_size") if path.is_file() else None
+
+
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """The recipe of a run with all defaults, whoever wrote it."""
+    return recipe_data(load_recipe([run_dir / RECIPE]))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

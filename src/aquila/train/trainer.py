@@ -32,7 +32,7 @@ from aquila.model.lora import lora_state, set_dropout_key
 from aquila.train.build import build_model
 from aquila.train.clip import clip_gradients
 from aquila.train.evaluation import continue_prompts, evaluate
-from aquila.train.export import export_checkpoint, export_run
+from aquila.train.export import MODEL, export_checkpoint, export_run
 from aquila.train.feed import Batches, MicroBatch, micro_batch
 from aquila.train.flops import flops_per_token, peak_flops
 from aquila.train.guard import Guard
@@ -54,9 +54,13 @@ _COLLECT_STEPS = 100  # Python's garbage is collected on all ranks at the same s
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `exit_code` is 0 when all steps are done, else what to leave the process with."""
+    """How a run ended. `exit_code` is 0 when all steps are done, else what to leave the process with.
+
+    `num_steps` were done this time, `step` in all.
+    """
 
     step: int
+    num_steps: int
     num_tokens: int
     loss: float
     num_skipped: int
@@ -127,13 +131,17 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Trains from where the run stands to its last step, or until it is asked to stop."""
+        begun = self.state.step
         try:
             exit_code = self._loop()
             self.checkpoints.close()
         finally:
             self.release()
-        self._export_at_end(exit_code)
-        return Outcome(self.state.step, self.state.num_tokens, self.last_loss, self.guard.num_skipped, exit_code)
+        num_steps = self.state.step - begun
+        if exit_code == 0 and (num_steps or not self._is_exported()):
+            self._export()
+        figures = (self.state.num_tokens, self.last_loss, self.guard.num_skipped, exit_code)
+        return Outcome(self.state.step, num_steps, *figures)
 
     def release(self) -> None:
         """Closes the files of the run, and gives its folder free."""
@@ -295,10 +303,11 @@ class Trainer:
     def _save(self, *, wait: bool) -> None:
         self.checkpoints.save(self.model, [self.optimizer], self.state, wait=wait)
 
-    def _export_at_end(self, exit_code: int) -> None:
+    def _is_exported(self) -> bool:
+        return (self.run_dir / (MODEL if self.plan.recipe.lora is None else ADAPTER)).is_dir()
+
+    def _export(self) -> None:
         """The trained model, or adapter, as other commands load it. All ranks come: an adapter may be in pieces."""
-        if exit_code:
-            return
         if self.plan.recipe.lora is not None:
             pairs = lora_state(self.model)
             if self.ranks.is_main:
