@@ -35,5 +35,5 @@ done
 "$aquila" train recipes/sft/tiny.yaml
 "$aquila" generate --model "$out/pretrain/model" --temperature 0.5 --seed 1 --max-new-tokens 80 'def binary_search(items, target):'
 "$aquila" generate --model "$out/pretrain/model" --temperature 0.5 --seed 1 --max-new-tokens 40 '编译器是'
-"$aquila" chat --help >/dev/null
+echo '写一个 Python 函数，返回两个数的和。' | "$aquila" chat --model "$out/sft/model" --temperature 0 --max-new-tokens 60
 echo "loss: $out/pretrain/loss.png and $out/sft/loss.png; talk to it: $aquila chat --model $out/sft/model"

@@ -8,7 +8,6 @@ from aquila.files import atomic_write
 from aquila.train.metrics import EVALUATIONS, METRICS, read_lines
 
 PLOT = "loss.png"
-_SMOOTH = 0.05  # the smoothed curve follows about the last 1 / 0.05 points
 
 
 def plot_run(run_dir: Path, out: Path | None = None) -> Path:
@@ -64,10 +63,14 @@ def _draw_loss(axes: Any, steps: list[dict[str, Any]], evaluations: list[dict[st
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """Exponential moving average, corrected for its start (Kingma and Ba 2015, arXiv:1412.6980, section 3)."""
+    """Exponential moving average over about a fortieth of the run, at most 200 points.
+
+    Corrected for its start: Kingma and Ba 2015, arXiv:1412.6980, section 3.
+    """
+    share = min(0.5, max(0.005, 40 / len(values)))
     out, average, weight = [], 0.0, 0.0
     for value in values:
-        average += _SMOOTH * (value - average)
-        weight += _SMOOTH * (1 - weight)
+        average += share * (value - average)
+        weight += share * (1 - weight)
         out.append(average / weight)
     return out

@@ -8,12 +8,12 @@ from aquila.config import format_size
 
 def progress_line(record: Mapping[str, Any], total_steps: int) -> str:
     """`step 120/1000  loss 3.2144  lr 3.00e-04  norm 0.82  12.3k tok/s  MFU 41%  1.2 GiB  14m left`."""
-    loss = "nan" if record["loss"] is None else f"{record['loss']:.4f}"
+    loss, norm = (float("nan") if record[key] is None else record[key] for key in ("loss", "grad_norm"))
     parts = [
         f"step {record['step']}/{total_steps}",
-        f"loss {loss}",
+        f"loss {loss:.4f}",
         f"lr {record['lr']:.2e}",
-        f"norm {record['grad_norm']:.2f}",
+        f"norm {norm:.2f}",
         f"{short_count(record['tokens_per_second'])} tok/s",
     ]
     if record.get("mfu"):
