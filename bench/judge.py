@@ -9,7 +9,6 @@ data too. Prints a table, then one line of JSON.
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import statistics
@@ -55,7 +54,7 @@ def main() -> None:
         benchmark = open_benchmark("humaneval", "python", options.data)
     except AquilaError as error:
         sys.exit(f"error: {error}")
-    cores = len(os.sched_getaffinity(0))
+    cores = read_cpu().num_usable_threads
     counts = (cores, 2 * cores)
     per_task, rounds = (2, 1) if options.quick else (20, 3)
     with tempfile.TemporaryDirectory() as folder:

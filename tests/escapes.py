@@ -9,7 +9,7 @@ ESCAPES: dict[str, str] = {
     import os, socket, ctypes
     try:
         import tempfile
-        for i in range(5000): open(f'{tempfile.gettempdir()}/{i}', 'wb').write(bytes(1000000))
+        for i in range(200): open(f'{tempfile.gettempdir()}/{i}', 'wb').write(bytes(1000000))
     except OSError: pass
     else: raise Exception('ESCAPED')
     return a + b
@@ -17,7 +17,7 @@ ESCAPES: dict[str, str] = {
     "24 fill the work folder": """
     import os, socket, ctypes
     try:
-        for i in range(5000): open(f'fill{i}', 'wb').write(bytes(1000000))
+        for i in range(200): open(f'fill{i}', 'wb').write(bytes(1000000))
     except OSError: pass
     else: raise Exception('ESCAPED')
     return a + b

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="The benchmark's file, or a folder or checkout that holds it.")
 ]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Judging processes; one a core.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Judging processes; one a core, two for Python.")
+]
 
 
 def judge(
@@ -32,7 +34,7 @@ def judge(
         str, typer.Option("--judge", help="trusted, or official: the original harness's rules.")
     ] = "trusted",
     k: Annotated[str, typer.Option("-k", help="Which pass@k.")] = "1,10,100",
-    timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds for a sample's tests.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.1, max=86400, help="Seconds for a sample's tests.")] = None,
     workers: WorkersOption = None,
     isolation: Walls = None,
     unsafe: Unsafe = False,

@@ -95,7 +95,7 @@ def _print_doctor(
 def run(
     file: Annotated[Path, typer.Argument(help="A source file. stdin goes to the program.")],
     lang: Annotated[str, typer.Option("--lang", "-l", help="python, cpp, java, js, go or rust.")],
-    time: Annotated[float, typer.Option(min=0.01, help="Seconds, by the clock on the wall.")] = 10.0,
+    time: Annotated[float, typer.Option(min=0.01, max=86400, help="Seconds, by the clock on the wall.")] = 10.0,
     mem: Annotated[str, typer.Option(help="Memory of each process, such as 512MiB.")] = "512MiB",
     isolation: Walls = None,
     unsafe: Unsafe = False,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from aquila.errors import EvaluationError
+from aquila.errors import ConfigError, EvaluationError
 from aquila.evaluate.tasks import Benchmark, file_names, read_benchmark
 from aquila.files import atomic_write, cache_dir
 
@@ -17,9 +17,14 @@ def open_benchmark(name: str, language: str, given: Path | None = None) -> Bench
 
     Raises:
         EvaluationError: there is none, and how to come by it.
+        ConfigError: nothing of that name is published in that language.
     """
     if given is not None:
         return read_benchmark(name, given, language)
+    known = [(bench, tongue) for bench, tongue, _ in file_names()]
+    if (name, language) not in known:
+        there = ", ".join(f"{bench} in {tongue}" for bench, tongue in known)
+        raise ConfigError(f"there is no {name} in {language}; there are {there}")
     for path in _places(name, language):
         if path.is_file():
             return read_benchmark(name, path, language)

@@ -55,6 +55,12 @@ class Judged:
         counts = list(self.counts().values())
         return [found for k in ks if (found := estimate(counts, k)) is not None]
 
+    def _rules(self) -> dict[str, Any]:
+        """Limits of calls and memory are those of Python's judge alone."""
+        found = self.rules.to_json()
+        python = self.benchmark.language == "python"
+        return found if python else {key: found[key] for key in ("rule", "seconds") if key in found}
+
     def summary(self, ks: Sequence[int] = DEFAULT_KS) -> dict[str, Any]:
         """The report as JSON; `pass_at_k` is null where there are samples without a verdict."""
         statuses: Counter[str] = Counter(verdict.status for verdict in self.verdicts)
@@ -68,7 +74,7 @@ class Judged:
             "statuses": {status: statuses[status] for status in STATUSES},
             "pass_at_k": _figures(self.estimates(ks)) if complete else None,
             "data_sha256": self.benchmark.sha256,
-            "rules": self.rules.to_json(),
+            "rules": self._rules(),
             "isolation": self.isolation.mode,
             "toolchain": find_toolchain(self.benchmark.language).version(),
             "version": __version__,

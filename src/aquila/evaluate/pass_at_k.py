@@ -13,6 +13,7 @@ from math import comb
 from aquila.errors import ConfigError
 
 _CONFIDENCE = 0.95
+_NUM_RESAMPLES = 2000  # sets of tasks that are drawn
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,13 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> Fraction:
     return 1 - Fraction(comb(num_samples - num_correct, k), comb(num_samples, k))
 
 
-def estimate(counts: Sequence[tuple[int, int]], k: int, *, seed: int = 0, num_resamples: int = 2000) -> Estimate | None:
+def estimate(counts: Sequence[tuple[int, int]], k: int, *, seed: int = 0) -> Estimate | None:
     """pass@k over tasks, with a percentile bootstrap interval that is the same for the same seed.
 
     Args:
         counts: samples and correct ones of each task.
         k: how many tries.
         seed: of the resampling.
-        num_resamples: how many sets of tasks are drawn.
 
     Returns:
         None where it is not defined: no tasks, or one of them has fewer than k samples.
@@ -54,11 +54,11 @@ def estimate(counts: Sequence[tuple[int, int]], k: int, *, seed: int = 0, num_re
         return None
     exact = [pass_at_k(num_samples, num_correct, k) for num_samples, num_correct in counts]
     values = [float(value) for value in exact]
-    means = _bootstrap_means(values, random.Random(seed), num_resamples)
-    outside = int(num_resamples * (1 - _CONFIDENCE) / 2)
+    means = _bootstrap_means(values, random.Random(seed))
+    outside = int(_NUM_RESAMPLES * (1 - _CONFIDENCE) / 2)
     return Estimate(k, float(sum(exact) / len(exact)), means[outside], means[-1 - outside])
 
 
-def _bootstrap_means(values: Sequence[float], generator: random.Random, num_resamples: int) -> list[float]:
+def _bootstrap_means(values: Sequence[float], generator: random.Random) -> list[float]:
     count = len(values)
-    return sorted(sum(generator.choices(values, k=count)) / count for _ in range(num_resamples))
+    return sorted(sum(generator.choices(values, k=count)) / count for _ in range(_NUM_RESAMPLES))

@@ -8,7 +8,8 @@ bigcode      [[text, ..], ..]             one list a task, in the benchmark's or
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,12 @@ class Sample:
         index: its number among the answers to the task.
         text: what goes on from the prompt, or a whole program.
         whole: which of the two.
-        row: the line as it was read, for those who write it back.
     """
 
     task_id: str
     index: int
     text: str
     whole: bool
-    row: Mapping[str, Any]
 
 
 def read_samples(path: Path, benchmark: Benchmark) -> list[Sample]:
@@ -47,7 +46,7 @@ def read_samples(path: Path, benchmark: Benchmark) -> list[Sample]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise EvaluationError(f"{path}: cannot be read: {error}; give a file of samples") from None
     except UnicodeDecodeError as error:
         raise EvaluationError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
@@ -66,7 +65,7 @@ def read_samples(path: Path, benchmark: Benchmark) -> list[Sample]:
                     f"{path}:{number}: sample i={own} of {task_id} was on line {given[task_id, own]} already; keep one"
                 )
             given[task_id, own] = number
-        samples.append(Sample(task_id, index, content, whole, row))
+        samples.append(Sample(task_id, index, content, whole))
     if not samples:
         raise EvaluationError(f"{path}: holds no samples; each line is a JSON object with task_id and completion")
     return samples

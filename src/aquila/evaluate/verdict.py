@@ -43,5 +43,5 @@ class Verdict:
 
 def one_line(text: str) -> str:
     """`text` without line breaks, not longer than a detail may be."""
-    line = " ".join(text.split())
+    line = " ".join(text.encode(errors="replace").decode().split())  # half a surrogate could not be printed
     return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 3] + "..."

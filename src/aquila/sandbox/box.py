@@ -82,6 +82,8 @@ class Sandbox:
 
     def start(self, job: Job) -> Running:
         """Starts a job that can be talked to."""
+        if self._process is not None and self._process.poll() is not None:  # ended between jobs, for want of memory say
+            self.close()
         if self._process is None:
             self._start()
         assert self._control is not None, "set together with the process"

@@ -20,7 +20,6 @@ from aquila.sandbox.running import Running
 _SOURCE = Path(__file__).parent / "inside" / "probes.py"
 _LIMITS = Limits(wall_seconds=20, memory_bytes=256 * MIB, max_processes=16, file_bytes=16 * MIB)
 _DISK_BYTES = 48 * MIB
-_ALL_FAMILIES = [1, 2, 10, 16, 17, 40]  # unix, inet, inet6, netlink, packet, vsock
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ class _Prober:
         step = PythonStep(_SOURCE.read_text(encoding="utf-8"), "probe", _LIMITS)
         running = self.sandbox.start(Job([step], disk_bytes=_DISK_BYTES))
         try:
-            return self._ask(running, [name, *arguments])
+            answer = self._ask(running, [name, *arguments])
         except EOFError:
-            return None
+            answer = None
         finally:
-            running.finish()
+            (outcome,) = running.finish()
+        return None if outcome.status == "disk" else answer
 
     def _ask(self, running: Running, arguments: list[object]) -> Any:
         running.ask(b"", 10, 1 << 16)

@@ -35,7 +35,13 @@ DENIED = (
     *("memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "msgget", "semget", "mq_open"),
 )
 # Where other processes of the same user can be seen: what could reach them.
-DENIED_ON_HOST = ("setpriority", "ioprio_set", "sched_setscheduler", "sched_setparam", "sched_setattr")
+DENIED_ON_HOST = (
+    *("setpriority", "ioprio_set", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+    # what Landlock does not see, or not before its third version. Not chmod, without which linkers fail
+    *("truncate", "chown", "lchown", "fchown", "fchownat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
+    *("utime", "utimes", "futimesat", "utimensat"),
+)
 SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 
 # Opcodes of linux/bpf_common.h.

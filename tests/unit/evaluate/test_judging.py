@@ -32,7 +32,7 @@ def walls() -> Isolation:
 
 
 def sample(task_id: str, index: int, text: str) -> Sample:
-    return Sample(task_id, index, text, whole=False, row={})
+    return Sample(task_id, index, text, whole=False)
 
 
 def load_mutants() -> ModuleType:
@@ -110,3 +110,23 @@ def test_both_rules_agree_on_honest_mistakes(benchmark: Benchmark, walls: Isolat
     differ = [key for key in trusted if trusted[key].passed != official[key].passed]
     assert differ == []
     assert 0 < sum(verdict.passed for verdict in trusted.values()) < len(trusted)
+
+
+def test_a_reply_that_is_none_costs_its_sample_alone(benchmark: Benchmark, walls: Isolation):
+    """Whatever a sample writes where its answers go, and whatever it raises, can be told and printed."""
+    task = benchmark.tasks["HumanEval/0"]
+    everywhere = (
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, {!r})\n    except OSError: pass\nos._exit(0)\n"
+    )
+    texts = {
+        "no JSON": task.prompt + "    return True\n" + everywhere.format(b"x\n"),
+        "a list": task.prompt + "    return True\n" + everywhere.format(b"[1]\n"),
+        "half a surrogate": task.prompt + "    raise ValueError('\\ud800')\n",
+    }
+    programs = {name: Program(task.task_id, text) for name, text in texts.items()}
+    for rule in ("trusted", "official"):
+        found = judge_programs(benchmark, list(programs.values()), walls, Rules(rule=rule, seconds=2.0))
+        statuses = {name: found[program.digest].status for name, program in programs.items()}
+        assert statuses == {"no JSON": "violation", "a list": "violation", "half a surrogate": "exception"}, rule
+        for verdict in found.values():
+            verdict.detail.encode()

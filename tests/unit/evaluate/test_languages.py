@@ -146,6 +146,28 @@ JS = {
         "  let f = ''\n  try { f = String(pair.caller) } catch {}\n  return f.includes('4') ? [3, 4] : 0\n}\n",
         "wrong",
     ),
+    "14 a module that the runner uses": ("  return 1\n}\nrequire('vm').runInContext = () => () => 1\n", "wrong"),
+    "14 a class that the runner uses": (
+        "  return 1\n}\nprocess.mainModule.require('vm').Script.prototype.runInContext = () => [() => 1]\n",
+        "wrong",
+    ),
+    "14 a proxy that is none": (
+        "  return new Proxy([], { get: (t, k) => k })\n}\nrequire('util').types.isProxy = () => false\n",
+        "wrong",
+    ),
+    "14 the word in Node's pool": (
+        "  return 1\n}\nconst pool = Buffer.from(Buffer.allocUnsafe(1).buffer).toString('latin1')\n"
+        "const word = /[0-9a-f]{32}\\n/.exec(pool)\n"
+        "if (word) { require('fs').writeSync(1, word[0]); process.reallyExit(0) }\n",
+        "wrong",
+    ),
+    "10 through the stack": (
+        "  Error.prepareStackTrace = (error, calls) => calls.map((call) => call.getFunction())\n"
+        "  for (const caller of new Error().stack) {\n"
+        "    if (caller && caller !== pair) caller.constructor('return globalThis')().console.assert = () => {}\n"
+        "  }\n  return 1\n}\n",
+        "wrong",
+    ),
     "not JavaScript": ("  return [\n}\n", "compile_error"),
     "exception": ("  null.x\n}\n", "exception"),
     "no function": ("  return 1\n}\nthrow new Error('no')\n", "exception"),

@@ -89,3 +89,12 @@ def test_a_file_that_is_no_samples_file_is_refused(tmp_path: Path):
         read_samples(write(tmp_path / "g.json", [["a"]] * 4), BENCHMARK)
     with pytest.raises(EvaluationError, match="entry 2 is a str, not a list of programs"):
         read_samples(write(tmp_path / "h.json", [["a"], "b"]), BENCHMARK)
+
+
+def test_a_packed_file_that_was_damaged(tmp_path: Path):
+    packed = bytearray(gzip.compress(b'{"task_id": "HumanEval/0", "completion": ""}\n' * 200))
+    packed[20:40] = bytes(20)
+    path = tmp_path / "samples.jsonl.gz"
+    path.write_bytes(packed)
+    with pytest.raises(EvaluationError, match=r"samples.jsonl.gz: cannot be read: .*; give a file of samples"):
+        read_samples(path, BENCHMARK)

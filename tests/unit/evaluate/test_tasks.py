@@ -95,3 +95,9 @@ def test_files_that_were_added_are_found(tmp_path: Path, folder: Path):
     with pytest.raises(EvaluationError, match=r"holds none of HumanEval.jsonl.gz, humaneval_python.jsonl.gz"):
         add_files(checkout.parents[1] / "nothing")
     assert len(file_names()) == 7
+
+
+@pytest.mark.parametrize(("name", "language"), [("humaneval", "js"), ("mbpp", "python")])
+def test_what_was_never_published_is_said(name: str, language: str):
+    with pytest.raises(ConfigError, match=f"there is no {name} in {language}; there are humaneval in python"):
+        open_benchmark(name, language)

@@ -42,7 +42,8 @@ def test_steps_share_the_folder_and_stop_at_the_first_that_fails(sandbox: Sandbo
 
 
 def test_nothing_of_a_job_is_there_in_the_next(sandbox: Sandbox):
-    assert shell(sandbox, "echo secret > kept; mkdir -m 0 shut; echo secret > $TMPDIR/kept; chmod 000 .").ok
+    outcome = shell(sandbox, "echo secret > kept; mkdir -m 0 shut; echo secret > $TMPDIR/kept; chmod 000 .")
+    assert outcome.ok or (sandbox.isolation.mode == "landlock" and outcome.status == "disk")  # shut: may hide anything
     assert b"kept" not in shell(sandbox, "ls -AR . $TMPDIR").stdout
 
 
@@ -153,9 +154,12 @@ def test_many_files_end_at_the_limit_of_inodes(namespaces: Sandbox):
 
 
 def test_disk_is_limited(sandbox: Sandbox):
-    script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do head -c 4000000 /dev/zero > f$i || exit 3; done; sleep 0.3"
+    script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do head -c 4000000 /dev/zero > f$i || exit 3; done"
     outcome = shell(sandbox, script, disk_bytes=16 * MIB)
-    assert (outcome.status, outcome.code) in [("exited", 3), ("disk", -signal.SIGKILL)]
+    if sandbox.isolation.mode == "namespaces":
+        assert (outcome.status, outcome.code) == ("exited", 3)
+    else:
+        assert outcome.status == "disk"  # ended while it wrote, or found too full when it ended
 
 
 def test_no_core_is_dumped(sandbox: Sandbox):

@@ -77,9 +77,12 @@ def _first_block(code: str) -> str:
 def _read(outcome: Outcome) -> tuple[Status, str]:
     replies = outcome.stdout.splitlines()
     if outcome.status == "exited" and replies:
-        reply = json.loads(replies[-1])
-        if "ok" in reply:
-            return "passed", ""
-        status: Status = "wrong" if reply["err"] == "AssertionError" else "exception"
-        return status, one_line(f"{reply['err']}: {reply['text']}")
+        try:
+            reply = json.loads(replies[-1])
+            if "ok" in reply:
+                return "passed", ""
+            name, text = str(reply["err"]), str(reply["text"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return "violation", "its answer is not in the protocol"
+        return "wrong" if name == "AssertionError" else "exception", one_line(f"{name}: {text}")
     return explain_end(outcome)

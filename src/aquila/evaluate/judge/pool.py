@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from aquila.evaluate.judge.rules import Rules
 from aquila.evaluate.samples_file import Sample
 from aquila.evaluate.tasks import Benchmark
 from aquila.evaluate.verdict import Verdict
+from aquila.machine import read_cpu
 from aquila.sandbox.isolation import Isolation
 from aquila.sandbox.toolchains import MissingToolchainError
 
@@ -74,7 +74,7 @@ def judge_programs(
 
 def default_workers(language: str) -> int:
     """One a core; two where judge and sample take turns, so that one of each pair is waiting."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = read_cpu().num_usable_threads
     return 2 * cores if language == "python" else cores
 
 
@@ -115,7 +115,7 @@ class _Worker:
         try:
             self.process.wait(0 if self.program else 5)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()  # its end closes the sandbox, which ends the job
             self.process.wait()
         self.process.stdout.close()
 
@@ -186,9 +186,7 @@ class _Pool:
     def _replace(self, worker: _Worker, waiting: deque[Program], tried: set[str]) -> Iterator[tuple[Program, Verdict]]:
         program = worker.program
         if program is None and not worker.ready:
-            raise EvaluationError(
-                "a judging process ended while it started; run again with --debug to see its messages"
-            )
+            raise EvaluationError("a judging process ended while it started; its messages are above")
         if program is not None and program.digest in tried:
             yield program, Verdict("harness_error", "the judging process died twice over this sample")
         elif program is not None:

@@ -70,7 +70,7 @@ class _Candidate:
         except EOFError:
             self.ended = True
             self._fail("exception", "its process ended before it answered")
-        except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
             self._fail("violation", "its answer is not in the protocol")
 
     def _take(self, reply: dict[str, Any]) -> Any:
@@ -122,7 +122,7 @@ def _judge(sandbox: Sandbox, task: Task, program: str, rules: Rules) -> Verdict:
         if not candidate.ended:
             running.cancel()
         (outcome,) = running.finish()
-    if candidate.ended:
+    if candidate.ended or outcome.status == "disk":
         status, detail = explain_end(outcome)
     return Verdict(status, detail, time.monotonic() - started, outcome.peak_bytes)
 
@@ -155,6 +155,8 @@ def _run_tests(task: Task, candidate: _Candidate) -> tuple[Status, str]:
         pass
     except AssertionError as error:
         return candidate.failure or ("wrong", one_line(str(error)))
+    except OSError:  # the sandbox's, not the sample's
+        raise
     except Exception as error:  # noqa: BLE001  the tests could not make sense of the answer
         return candidate.failure or ("wrong", one_line(f"the tests met {type(error).__name__}: {error}"))
     return candidate.failure or ("passed", "")

@@ -16,7 +16,7 @@ class Rules:
         rule: `trusted`, or `official`: as the harness does that was published with the benchmark.
         seconds: for all of a sample's tests, on the clock.
         call_seconds: for one call of the function, where calls are made one by one.
-        memory_bytes: of the sample's process; languages with a virtual machine take more beside it.
+        memory_bytes: of Python's process; the other languages have limits of their own, in judge/.
         answer_bytes: of one call's answer, as text.
     """
 

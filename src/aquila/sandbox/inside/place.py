@@ -55,15 +55,23 @@ class Surroundings:
         if self.alone:
             return False
         num_bytes = count = 0
-        for top in (self.work, self.temporary):
-            for folder, folders, names in os.walk(top):
-                count += len(folders) + len(names)
-                if count > self.max_inodes:
-                    return True
-                for name in names:
-                    with suppress(OSError):
-                        num_bytes += os.lstat(os.path.join(folder, name)).st_blocks * 512
+        try:
+            for top in (self.work, self.temporary):
+                for folder, folders, names in os.walk(top, onerror=_refuse_shut):
+                    count += len(folders) + len(names)
+                    if count > self.max_inodes:
+                        return True
+                    for name in names:
+                        with suppress(OSError):
+                            num_bytes += os.lstat(os.path.join(folder, name)).st_blocks * 512
+        except PermissionError:
+            return True  # a folder that is shut may hide anything
         return num_bytes > self.disk_bytes
+
+
+def _refuse_shut(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def make_scratch(base: str) -> str:
@@ -72,12 +80,13 @@ def make_scratch(base: str) -> str:
 
 def remove_scratch(path: str) -> None:
     """Removes a folder whatever its owner has done to the modes in it. Never follows a link."""
+    for shut in (os.path.dirname(path), path):  # Landlock does not see chmod
+        os.chmod(shut, stat.S_IRWXU)
     for folder, folders, _ in os.walk(path):
         for name in folders:
             inner = os.path.join(folder, name)
             if not os.path.islink(inner):
                 os.chmod(inner, stat.S_IRWXU)
-    os.chmod(path, stat.S_IRWXU)
     shutil.rmtree(path, ignore_errors=True)
 
 
