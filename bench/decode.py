@@ -7,6 +7,7 @@ the memory bandwidth measured in the same run that the weights alone take: file 
 """
 
 from side_by_side.compare import Bench, Case, run_bench
+from side_by_side.memory import read_bandwidth
 from side_by_side.models import bytes_per_token
 
 CASES = (Case("smollm2-135m", 512, 64), Case("1.1b", 512, 48), Case("7b", 32, 32))
@@ -19,7 +20,8 @@ if __name__ == "__main__":
             phase="decode",
             cases=CASES,
             quick=1,
-            figure=lambda checkpoint, rate, bandwidth: bytes_per_token(checkpoint) * rate / bandwidth,
+            limit=read_bandwidth,
+            figure=lambda checkpoint, rate, limit: bytes_per_token(checkpoint) * rate / limit,
             figure_name="of bandwidth",
         )
     )

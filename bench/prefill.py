@@ -2,11 +2,13 @@
 
     python bench/prefill.py [--quick] [--models 1.1b] [--llama-python PYTHON] [--ctranslate2-python PYTHON]
 
-From the prompt's ids to its first answered token, through `Engine`. `GOP/s` is 2 x parameters of the blocks x tokens/s:
-the head is multiplied by the last token only.
+From the prompt's ids to its first answered token, through `Engine`. `of int peak` is 2 x parameters of the blocks x
+tokens/s (the head is multiplied by the last token only), as a share of the 8-bit operations a second that as many
+threads do in registers, measured in the same run.
 """
 
 from side_by_side.compare import Bench, Case, run_bench
+from side_by_side.integer_peak import integer_peak
 from side_by_side.models import block_parameters
 
 CASES = (
@@ -23,7 +25,8 @@ if __name__ == "__main__":
             phase="prefill",
             cases=CASES,
             quick=1,
-            figure=lambda checkpoint, rate, bandwidth: 2e-9 * block_parameters(checkpoint.config) * rate,
-            figure_name="GOP/s",
+            limit=integer_peak,
+            figure=lambda checkpoint, rate, limit: 2 * block_parameters(checkpoint.config) * rate / limit,
+            figure_name="of int peak",
         )
     )

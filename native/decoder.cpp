@@ -89,8 +89,7 @@ int64_t Decoder::scratch_bytes() const {
   return total;
 }
 
-void Decoder::reserve(int64_t tokens, int64_t wanted) {
-  const int64_t rows = std::max(tokens, wanted);
+void Decoder::reserve(int64_t rows) {
   if (rows > max_tokens_) {
     max_tokens_ = rows;
     const size_t floats = sizeof(float) * static_cast<size_t>(rows);
@@ -158,7 +157,7 @@ bool Decoder::step(const std::vector<int32_t>& tokens, const std::vector<Span>& 
     token_spans_.insert(token_spans_.end(), span.count, index);
     for (int64_t i = span.count - span.wanted; i < span.count; ++i) wanted_.push_back(span.first + i);
   }
-  reserve(static_cast<int64_t>(tokens.size()), static_cast<int64_t>(wanted_.size()));
+  reserve(static_cast<int64_t>(tokens.size()));
   plan_adapters();
   plan_attention();
   stopped_.store(false);

@@ -130,7 +130,7 @@ class Decoder {
     int64_t phase = 0;
   };
 
-  void reserve(int64_t tokens, int64_t wanted);
+  void reserve(int64_t rows);
   void plan_attention();
   void work(int member);
   bool run_layer(Walk& walk, int index);

@@ -1,6 +1,7 @@
 """What every test stands on: fixed seeds, one thread a worker, no network, a home of its own."""
 
 import ipaddress
+import logging
 import os
 import random
 import socket
@@ -37,6 +38,9 @@ def _connect_on_loopback(self: socket.socket, address: Any) -> None:
 @pytest.fixture(autouse=True)
 def isolation(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home, a cache and a random state of its own for every test, and no way out to the network."""
+    for handler in logging.root.handlers[:]:  # of a command that ran in this process: its stream is closed
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("AQUILA_HOME", str(home / "aquila"))

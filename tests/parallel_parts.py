@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from aquila.data.batch import IGNORE, Batch
+from aquila.errors import CheckpointError
 from aquila.model.config import ModelConfig
 from aquila.model.lora import TARGETS, add_lora
 from aquila.model.transformer import Transformer
@@ -225,7 +226,23 @@ def logits_beside_documents(ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
 def sums(ranks: Ranks) -> tuple[float, list[int], slice]:
     """Each process brings a power of two, so that the sum says who was counted."""
     ranks.barrier()
-    return ranks.sum(torch.tensor(2.0**ranks.rank)).item(), ranks.gather_objects(ranks.rank), ranks.columns(SEQ)
+    found: list[int] = [-1] * ranks.world
+    dist.all_gather_object(found, ranks.rank)
+    return ranks.sum(torch.tensor(2.0**ranks.rank)).item(), found, ranks.columns(SEQ)
+
+
+def found_by_some(ranks: Ranks, finders: tuple[int, ...]) -> str:
+    """What each process says when some of them find something."""
+
+    def look() -> int:
+        if ranks.rank in finders:
+            raise CheckpointError(f"damage {ranks.rank}")
+        return ranks.rank
+
+    try:
+        return f"no damage to {ranks.together(look)}"
+    except CheckpointError as error:
+        return str(error)
 
 
 def half_precision(ranks: Ranks, case: Case) -> tuple[Trained, set[torch.dtype]]:

@@ -76,12 +76,12 @@ class Fault:
 class Ranks:
     """Processes that train together in `run_dir`."""
 
-    def __init__(self, run_dir: Path, world: int, fault: Fault | None = None) -> None:
+    def __init__(self, run_dir: Path, world: int, fault: Fault | None = None, *, as_command: bool = False) -> None:
         self.run_dir = run_dir
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         self.processes = [
-            _FORKS.Process(target=_train, args=(rank, world, port, run_dir, fault)) for rank in range(world)
+            _FORKS.Process(target=_train, args=(rank, world, port, run_dir, fault, as_command)) for rank in range(world)
         ]
         _start_fork_server()
         for process in self.processes:
@@ -116,12 +116,15 @@ def _start_fork_server() -> None:
         forkserver.ensure_running()
 
 
-def train(run_dir: Path, world: int, fault: Fault | None = None) -> list[int]:
-    """Trains to the end, or to the fault."""
-    return Ranks(run_dir, world, fault).end()
+def train(run_dir: Path, world: int, fault: Fault | None = None, *, as_command: bool = False) -> list[int]:
+    """Trains to the end, or to the fault.
+
+    As `aquila train` does, rank 0 then speaks for all and draws the loss, which takes its time; else each for itself.
+    """
+    return Ranks(run_dir, world, fault, as_command=as_command).end()
 
 
-def _train(rank: int, world: int, port: int, run_dir: Path, fault: Fault | None) -> None:
+def _train(rank: int, world: int, port: int, run_dir: Path, fault: Fault | None, as_command: bool) -> None:
     output = os.open(run_dir / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -135,6 +138,7 @@ def _train(rank: int, world: int, port: int, run_dir: Path, fault: Fault | None)
     }
     if fault is not None and rank == fault.rank:
         sys.addaudithook(lambda event, arguments: _die_at(fault, event, arguments))
+    from aquila.cli import train_run
     from aquila.errors import AquilaError
     from aquila.log import setup_logging
     from aquila.train.run_dir import open_recipe
@@ -142,7 +146,8 @@ def _train(rank: int, world: int, port: int, run_dir: Path, fault: Fault | None)
 
     setup_logging()
     try:
-        code = run_recipe(*open_recipe(run_dir, [])).exit_code
+        recipe = open_recipe(run_dir, [])
+        code = train_run.train(*recipe) if as_command else run_recipe(*recipe).exit_code
     except AquilaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
         code = error.exit_code

@@ -1,6 +1,9 @@
 """A tiny run that tests of the trainer share: a recipe over a packed shard of the tiny tokenizer."""
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,3 +78,14 @@ def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
 
 def same_part(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [tuple(record[key] for key in SAME) for record in records]
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes; writing more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

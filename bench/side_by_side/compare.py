@@ -17,7 +17,6 @@ from aquila.checkpoint.checkpoint import Checkpoint
 from aquila.checkpoint.open import open_checkpoint
 from aquila.errors import AquilaError
 from aquila.machine import read_cpu
-from side_by_side.memory import read_bandwidth
 from side_by_side.models import bench_file
 from side_by_side.peers import PEERS, add_options, find_peers
 from side_by_side.worker import SideError, Worker
@@ -59,7 +58,8 @@ class Bench:
         phase: `prefill` or `decode`, the part that is reported.
         cases: in order, those of one model together; the sides load a model once.
         quick: number of cases that `--quick` runs, from the first on.
-        figure: one more value for ours, from the checkpoint, our tokens/s and the bytes a second that memory gives.
+        limit: what the machine gives so many threads at best: bytes or operations a second.
+        figure: one more value for ours, from the checkpoint, our tokens/s and that limit.
         figure_name: the heading of that column.
     """
 
@@ -68,6 +68,7 @@ class Bench:
     phase: str
     cases: tuple[Case, ...]
     quick: int
+    limit: Callable[[int], float]
     figure: Callable[[Checkpoint, float, float], float]
     figure_name: str
 
@@ -89,7 +90,7 @@ class Result:
     rates: dict[str, float]
     modes: dict[str, dict]
     figure: float
-    bandwidth: float
+    limit: float
     others: float
 
 
@@ -162,11 +163,11 @@ def _run_model(
         for side in sides:
             report.versions[side.name] = side.facts["version"]
         for case in cases:
-            bandwidth = read_bandwidth(options.threads)
+            limit = bench.limit(options.threads)
             beside = [side for side in sides if side.name == OURS or side.name in case.peers]
             rates, modes, others = _measure(bench, case, beside, checkpoint.config.vocab_size, options.repeats)
-            figure = bench.figure(checkpoint, rates[OURS], bandwidth)
-            report.results.append(Result(case, rates, modes, figure, bandwidth, others))
+            figure = bench.figure(checkpoint, rates[OURS], limit)
+            report.results.append(Result(case, rates, modes, figure, limit, others))
             _print_row(report.results[-1])
 
 
@@ -241,6 +242,6 @@ def _summary(bench: Bench, options: argparse.Namespace, report: Report) -> dict[
         },
         bench.figure_name: {result.case.name: result.figure for result in results},
         "modes": {result.case.name: result.modes for result in results},
-        "memory_gb_per_second": {result.case.name: result.bandwidth / 1e9 for result in results},
+        "limit_giga_per_second": {result.case.name: result.limit / 1e9 for result in results},
         "others_cores": {result.case.name: result.others for result in results},
     }

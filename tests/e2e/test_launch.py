@@ -131,6 +131,7 @@ def test_machines_that_are_not_ready_leave_nothing_behind(recipe: Path, hostfile
         ("a slots=8", ["tiny", "exp", "more"], "'more' is one word too many"),
         ("a slots=8", ["train.stepz=8"], "train.stepz: unknown key; did you mean 'steps'?"),
         ("a slots=8", ["--env", "NOT-A-NAME=1"], "--env 'NOT-A-NAME=1' is not a variable"),
+        ("a slots=8\nb slots=4", ["--slurm"], "machines with 4, 8 slots; a Slurm job has as many on each"),
         ("a slots=3", [], "train.global_batch_size: 4 sequences cannot be shared equally by 3"),
     ],
 )
@@ -153,6 +154,8 @@ def test_the_yaml_of_the_original(hostfile, aquila, tmp_path: Path, monkeypatch)
     lines = done.stderr.decode().splitlines()
     assert "batch_size: 1 -> train.micro_batch_size: 1 (sequences on each device)" in lines
     (folder,) = tmp_path.glob("checkpoints_out/exp/*")
+    assert done.stdout.decode().endswith(f"-m aquila train {folder} parallel.precision=bf16\n")
+    assert any(line.startswith("fp16: not in the file -> parallel.precision: bf16") for line in lines)
     assert (folder / "Aquila-chat.yaml").read_text(encoding="utf-8") == text
     assert "stage: sft" in (folder / "recipe.yaml").read_text(encoding="utf-8")
     original.write_text("lr: 1.0e-5\n", encoding="utf-8")

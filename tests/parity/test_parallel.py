@@ -132,6 +132,14 @@ def test_who_counts_in_a_sum(pool: Pool) -> None:
     assert [columns.start for _, _, columns in answers] == [0, 0, 16, 16]
 
 
+@pytest.mark.parametrize(
+    ("finders", "said"), [((1, 2), "rank 1: damage 1"), ((0, 2), "damage 0"), ((), "no damage to {rank}")]
+)
+def test_what_some_find_all_know(pool: Pool, finders: tuple[int, ...], said: str) -> None:
+    answers = pool.run(4, {}, parts.found_by_some, finders)
+    assert answers == [said.format(rank=rank) for rank in range(4)]
+
+
 def test_packed_is_unpacked() -> None:
     """Documents side by side in rows, and each in a row of its own: one loss, one gradient."""
     ranks = start(ParallelConfig(), {})

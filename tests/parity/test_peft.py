@@ -14,8 +14,9 @@ from aquila.checkpoint.tensors import from_array
 from aquila.generate.runner import SequenceStep
 from aquila.generate.torch_runner import TorchRunner
 from aquila.model.config import from_hugging_face
-from aquila.model.lora import TARGETS, add_lora, init_lora, lora_layers, lora_state, set_lora
+from aquila.model.lora import TARGETS, add_lora, init_lora, lora_layers
 from aquila.model.transformer import Transformer
+from lora_parts import lora_arrays, set_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for the old name
 IDS = torch.randint(0, 320, (2, 40), generator=torch.Generator().manual_seed(1))
@@ -77,7 +78,7 @@ def test_peft_loads_what_we_write(tmp_path: Path, targets: tuple[str, ...]):
         for layer in lora_layers(model).values():
             layer.lora_B.normal_(0, 0.1)
         expected = model(IDS)
-    pairs = {name: (from_array(a.numpy()), from_array(b.numpy())) for name, (a, b) in lora_state(model).items()}
+    pairs = {name: (from_array(a), from_array(b)) for name, (a, b) in lora_arrays(model).items()}
     write_adapter(tmp_path / "adapter", model.config, pairs, AdapterSettings(4, 12.0, 0.05, "llama"))
     loaded = PeftModel.from_pretrained(llama(), str(tmp_path / "adapter")).eval()
     with torch.inference_mode():

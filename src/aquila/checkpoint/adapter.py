@@ -22,16 +22,16 @@ from aquila.checkpoint.torch_pickle import read_torch_file
 from aquila.config import suggest
 from aquila.errors import CheckpointError, ConfigError
 from aquila.model.config import ModelConfig
+from aquila.model.lora_targets import TARGETS
 
 PREFIX = "base_model.model."
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the second is PEFT's older form, and FlagAI's
 _ENDS = {".lora_A.weight": 0, ".lora_B.weight": 1}
-_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _FLAGAI_TARGETS = {  # FlagAI's name of a matrix -> ours
     theirs.removesuffix(".weight").rpartition(".")[2]: ours.removesuffix(".weight").rpartition(".")[2]
     for ours, theirs in FLAGAI.per_layer.items()
-    if ours.removesuffix(".weight").endswith(_TARGETS)
+    if ours.removesuffix(".weight").endswith(TARGETS)
 }
 MAX_RANK = 4096
 _WITHOUT = {  # options that change what an adapter computes -> values that leave it plain
@@ -203,9 +203,9 @@ def _check_targets(raw: Mapping[str, Any], pairs: Mapping[str, Any], path: Path)
         return
     names = [name if isinstance(name, str) else repr(name) for name in targets]
     ends = [_FLAGAI_TARGETS.get(end, end) for end in (name.rpartition(".")[2] for name in names)]
-    unknown = [name for name, end in zip(names, ends, strict=True) if end not in _TARGETS]
+    unknown = [name for name, end in zip(names, ends, strict=True) if end not in TARGETS]
     if unknown:
-        raise ConfigError(f"{path}: target_modules {_some(unknown)} not supported{suggest(unknown[0], _TARGETS)}")
+        raise ConfigError(f"{path}: target_modules {_some(unknown)} not supported{suggest(unknown[0], TARGETS)}")
     saved = {name.rpartition(".")[2] for name in pairs}
     missing = [end for end in dict.fromkeys(ends) if end not in saved]
     if missing or not saved <= set(ends):

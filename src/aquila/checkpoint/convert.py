@@ -46,7 +46,7 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 def convert(
-    source: Path,
+    source: Path | Checkpoint,
     destination: Path,
     *,
     to: str,
@@ -54,10 +54,10 @@ def convert(
     quantize: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Writes the checkpoint `source` to `destination`, which appears whole or not at all, and returns it.
+    """Writes a checkpoint to `destination`, which appears whole or not at all, and returns it.
 
     Args:
-        source: a folder or file that `open_checkpoint` reads.
+        source: a folder or file that `open_checkpoint` reads, or one that is open, perhaps changed on the way.
         destination: a folder to create, or the .gguf file to create.
         to: `native`, `hf`, `flagai` or `gguf`.
         dtype: `fp32`, `fp16` or `bf16`; None is what most weights of the source have, fp16 if quantised.
@@ -68,23 +68,9 @@ def convert(
         ConfigError: the options contradict each other, or the destination exists.
         CheckpointError: the source cannot be read, or there is no room.
     """
-    check_options(Path(destination), to, dtype, quantize)
-    checkpoint = open_checkpoint(source)
-    return write_checkpoint(checkpoint, destination, to=to, dtype=dtype, quantize=quantize, progress=progress)
-
-
-def write_checkpoint(
-    checkpoint: Checkpoint,
-    destination: Path,
-    *,
-    to: str,
-    dtype: str | None = None,
-    quantize: str | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Path:
-    """As `convert`, for a checkpoint that is open already or was changed on the way."""
     destination = Path(destination)
     check_options(destination, to, dtype, quantize)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     export = export_of(checkpoint, dtype or checkpoint.dtype)
     plan = plan_gguf(export, quantize) if to == "gguf" else {}
     itemsize = DTYPES[export.dtype].itemsize

@@ -1,5 +1,6 @@
 """Checkpoint folders: JSON files read with care, and results that appear whole or not at all."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -43,6 +44,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes an object, indented, with non-ASCII text as it is."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def json_digest(value: Any) -> str:
+    """The sha256 of what can be JSON, whatever the order of its keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ interleaved, everything else passes through float32. The layouts are described i
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -22,16 +21,6 @@ SHARED_INPUT = (
     ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
     ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
 )
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A matrix in memory: `data` holds its groups, uint8."""
-
-    format: str
-    rows: int
-    columns: int
-    data: np.ndarray
 
 
 def native_format(tensor: LazyTensor) -> str:

@@ -96,7 +96,7 @@ class PackedFile:
     """An `.aqw` file whose header has been read and checked.
 
     Attributes:
-        tensors: by canonical name, in file order.
+        tensors: by canonical name, in the order of a model's files.
         manifest: name, version, licence, chat_template of the model, as far as known.
         provenance: what the file was made from, how, and by which version.
         size: bytes of the whole file.
@@ -138,7 +138,7 @@ def read_packed(path: Path) -> Checkpoint:
         file.path,
         "packed",
         file.config,
-        require_complete(tensors, file.config, file.path),
+        tensors,
         dict(file.manifest),
         file.tokenizer is not None,
         file.load_tokenizer,
@@ -172,9 +172,9 @@ def packed_file(path: Path) -> PackedFile:
         settings = parse_settings(entry.settings, str(path))
         tokenizer = PackedTokenizer(data_start + entry.offset, entry.nbytes, entry.sha256, settings)
     config = parse_config(header.config, str(path))
-    file = PackedFile(path, config, tensors, tokenizer, header.manifest, header.provenance, size)
-    require_complete({name: _lazy(path, tensor) for name, tensor in tensors.items()}, config, path)
-    return file
+    order = require_complete({name: _lazy(path, tensor) for name, tensor in tensors.items()}, config, path)
+    tensors = {name: tensors[name] for name in order}
+    return PackedFile(path, config, tensors, tokenizer, header.manifest, header.provenance, size)
 
 
 def check_sections(file: PackedFile) -> list[str]:

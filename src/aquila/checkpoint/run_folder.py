@@ -9,8 +9,6 @@ in between leaves the earlier checkpoints as they were.
 """
 
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import aquila
-from aquila.checkpoint.folder import read_json, write_json
+from aquila.checkpoint.folder import json_digest, read_json, write_json
 from aquila.errors import CheckpointError
 from aquila.files import atomic_write, replace_durably, sha256_file
 
@@ -78,7 +76,7 @@ class RunFolder:
                     "all nodes share"
                 )
         whole = {"format": FORMAT, "format_version": VERSION, "created_by": f"aquila {aquila.__version__}", **manifest}
-        write_json(temporary / MANIFEST, {**whole, "sha256": _own_digest(whole)})
+        write_json(temporary / MANIFEST, {**whole, "sha256": json_digest(whole)})
         for file in temporary.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())  # the folder's name must not outlive its bytes in a power cut
@@ -92,9 +90,13 @@ class RunFolder:
             latest.write_text(final.name + "\n", encoding="utf-8")
         return final
 
-    def prune(self, *, keep_last: int, keep_interval: int | None) -> list[int]:
-        """Removes checkpoints that are neither among the newest `keep_last` nor at a multiple of `keep_interval`."""
-        old = [step for step in self.steps()[keep_last:] if keep_interval is None or step % keep_interval]
+    def prune(self, newest: int, *, keep_last: int, keep_interval: int | None) -> list[int]:
+        """Removes checkpoints that are neither among the last `keep_last` nor at a multiple of `keep_interval`.
+
+        Those above `newest`, the step just published, do not count and stay: the run had to go back behind them.
+        """
+        counted = [step for step in self.steps() if step <= newest]
+        old = [step for step in counted[keep_last:] if keep_interval is None or step % keep_interval]
         for step in old:
             doomed = self.temporary(step)
             self.checkpoint(step).rename(doomed)  # so that no reader finds half of it
@@ -130,10 +132,6 @@ class Claim:
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
-def _own_digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
 def is_training_manifest(path: Path) -> bool:
     """Whether the folder `path` is a training checkpoint by its manifest; False too when that cannot be read."""
     try:
@@ -156,7 +154,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{where}: format is {manifest.get('format')!r} {manifest.get('format_version')!r}, this program reads "
             f"{FORMAT!r} {VERSION}; continue with the version of aquila that wrote it"
         )
-    if digest != _own_digest(manifest):
+    if digest != json_digest(manifest):
         raise CheckpointError(f"{where}: does not agree with its own digest; the file is damaged")
     for name, entry in manifest["files"].items():
         file = path / name

@@ -27,10 +27,6 @@ class Verification:
     num_digests: int
     findings: tuple[str, ...]
 
-    @property
-    def is_sound(self) -> bool:
-        return not self.findings
-
 
 def verify_checkpoint(path: Path, *, progress: Callable[[str], None] = lambda name: None) -> Verification:
     """Opens the checkpoint, compares recorded digests and reads every tensor once.

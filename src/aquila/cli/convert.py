@@ -30,24 +30,15 @@ def convert(
     import time
 
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from aquila.checkpoint.convert import convert as run
+    from aquila.cli.byte_progress import byte_progress
     from aquila.zoo.pull import resolve
 
     began = time.perf_counter()
     console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("convert", total=None)
-        run(
-            resolve(source),
-            destination,
-            to=to,
-            dtype=dtype,
-            quantize=quantize,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with byte_progress(console, "convert") as progress:
+        run(resolve(source), destination, to=to, dtype=dtype, quantize=quantize, progress=progress)
     files = [destination] if destination.is_file() else sorted(destination.iterdir())
     num_bytes = sum(file.stat().st_size for file in files)
     seconds = time.perf_counter() - began

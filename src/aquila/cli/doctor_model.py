@@ -84,7 +84,8 @@ def examine_model(
         config, subject.formats, max_context=max_context, beside_bytes=subject.beside_bytes + _MARGIN_BYTES
     )
     most = memory.total_bytes if memory else 1 << 50
-    limits = limits_to_show(make_plan, most_bytes=most)
+    smallest = smallest_limit(make_plan)
+    limits = limits_to_show(make_plan, smallest=smallest, most_bytes=most)
     asked = None if memory_limit is None else parse_limit(memory_limit)
     if asked is not None:
         make_plan(asked)  # refuses what cannot work
@@ -114,7 +115,7 @@ def examine_model(
         "memory": vars(memory) if memory else None,
         "rates": asdict(rates),
         "asked_bytes": asked,
-        "smallest_limit_bytes": smallest_limit(make_plan),
+        "smallest_limit_bytes": smallest,
         "limits": [asdict(forecast(make_plan(limit), rates)) for limit in limits],
         "no_limit": _without_limit(config, subject.formats, rates, free_bytes),
     }
@@ -192,10 +193,12 @@ def _readable_file(subject: _Subject) -> Generator[Path]:
         return
     if not os.access(existing, os.W_OK | os.X_OK):
         existing = Path(tempfile.gettempdir())
-    with tempfile.NamedTemporaryFile(dir=existing, prefix=".aquila-disk-") as file:
+    unnamed = Path("/proc/self/fd").is_dir()  # then a kill leaves nothing behind
+    make = tempfile.TemporaryFile if unnamed else tempfile.NamedTemporaryFile
+    with make(dir=existing, prefix=".aquila-disk-") as file:
         block = os.urandom(4 << 20)  # some disks compress
         for _ in range(_TEST_FILE_BYTES // len(block)):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())  # what is not on the disk yet would be read from memory
-        yield Path(file.name)
+        yield Path(f"/proc/self/fd/{file.fileno()}" if unnamed else file.name)

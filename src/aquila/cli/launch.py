@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from aquila.train.flagai_keys import Translation
     from aquila.train.recipe import Recipe
 
-RUNS = Path("checkpoints_out")
-
 
 def launch(
     hostfile: Annotated[Path, typer.Argument(metavar="HOSTFILE", help="One `HOST slots=N` a line; N is its devices.")],
@@ -36,7 +34,10 @@ def launch(
         int, typer.Option(min=0, help="Times that a run is started again after a rank has failed.")
     ] = 3,
     python: Annotated[str | None, typer.Option(help="Python on every machine. Default: this one.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder that all machines share; a run is OUT/EXP/VERSION.")] = RUNS,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder that all machines share; a run is OUT/EXP/VERSION. Default: checkpoints_out."),
+    ] = None,
     env: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE that every machine gets, beside NCCL_* and its like.")
     ] = None,
@@ -59,12 +60,11 @@ def launch(
     settings = dict(_setting(item) for item in env or [])
     run = _existing_run(recipe, words or []) if recipe.is_dir() else _new_run(hostfile, recipe, words or [], out)
     plan = Plan(hosts, python or sys.executable, Path.cwd(), run.folder, port or run.port)
-    if slurm:
-        from aquila.launch.slurm import batch_script
-
-        print(batch_script(plan, run.arguments, name=run.folder.parent.name, max_restarts=restarts), end="")
-        return
     with _discarded_unless_begun(run.folder, begun=recipe.is_dir()) as begin:
+        if slurm:
+            _print_script(plan, run, restarts)
+            begin()
+            return
         _check_recipe(run, sum(host.slots for host in hosts))
         reports = _preflight(plan)
         if not check:
@@ -115,12 +115,12 @@ def _existing_run(run_dir: Path, words: list[str]) -> _Run:
     return _Run(folder, ["aquila", "train", str(folder), *words])
 
 
-def _new_run(hostfile: Path, recipe: Path, words: list[str], out: Path) -> _Run:
+def _new_run(hostfile: Path, recipe: Path, words: list[str], out: Path | None) -> _Run:
     """Makes the folder of a new run, with its recipe and a copy of what it was made from."""
     import shutil
 
     from aquila.errors import ConfigError
-    from aquila.train.run_dir import RECIPE, save_recipe
+    from aquila.train.run_dir import DEFAULT_FOLDER, RECIPE, save_recipe
 
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]
@@ -129,7 +129,7 @@ def _new_run(hostfile: Path, recipe: Path, words: list[str], out: Path) -> _Run:
     model, experiment = (*names, None, None)[:2]
     settings, original = _read_recipe(recipe, model, overrides)
     wanted = experiment or (original.experiment if original else None) or recipe.stem
-    folder = _version_folder(out / wanted)
+    folder = _version_folder((DEFAULT_FOLDER if out is None else out) / wanted)
     for file in (hostfile, recipe):
         shutil.copyfile(file, folder / (f"given-{RECIPE}" if file.name == RECIPE else file.name))
     save_recipe(settings.model_copy(update={"run_dir": str(folder)}), folder)
@@ -256,6 +256,19 @@ def _preflight(plan: "Plan") -> "list[Report]":
         more = f" ({count} of {len(reports)} machines are not ready, see above)" if len(problems) > 1 else ""
         raise LaunchError(problems[-1] + more)
     return reports
+
+
+def _print_script(plan: "Plan", run: _Run, restarts: int) -> None:
+    from aquila.launch.slurm import batch_script
+
+    arguments = list(run.arguments)
+    if run.choose_precision:
+        arguments.append("parallel.precision=bf16")
+        _say(
+            "fp16: not in the file -> parallel.precision: bf16, for the accelerators that the script asks for; "
+            "parallel.precision=fp16 if they are older than that"
+        )
+    print(batch_script(plan, arguments, name=run.folder.parent.name, max_restarts=restarts), end="")
 
 
 def _precision(reports: "list[Report]") -> str:

@@ -63,12 +63,12 @@ def _write(
     import time
 
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from aquila.checkpoint.adapter import read_adapter
     from aquila.checkpoint.adapter_merge import merge_adapter
-    from aquila.checkpoint.convert import check_options, write_checkpoint
+    from aquila.checkpoint.convert import check_options, convert
     from aquila.checkpoint.open import open_checkpoint
+    from aquila.cli.byte_progress import byte_progress
     from aquila.zoo.store import resolve
 
     to, dtype, quantize = options
@@ -76,19 +76,12 @@ def _write(
     began = time.perf_counter()
     checkpoint = open_checkpoint(resolve(model))
     found = read_adapter(adapter.expanduser(), checkpoint.config)
+    if quantize is None:
+        dtype = dtype or checkpoint.dtype  # of the base: sums are fp32
     changed = merge_adapter(checkpoint, found, name=destination.resolve().stem, sign=sign)
     console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("lora", total=None)
-        write_checkpoint(
-            changed,
-            destination,
-            to=to,
-            dtype=dtype or checkpoint.dtype,
-            quantize=quantize,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with byte_progress(console, "lora") as progress:
+        convert(changed, destination, to=to, dtype=dtype, quantize=quantize, progress=progress)
     files = [destination] if destination.is_file() else list(destination.iterdir())
     num_bytes = sum(file.stat().st_size for file in files)
     seconds = time.perf_counter() - began

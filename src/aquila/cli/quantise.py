@@ -31,27 +31,18 @@ def quantise(
     import time
 
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from aquila.checkpoint.packed_writer import default_path
     from aquila.checkpoint.packed_writer import quantise as run
+    from aquila.cli.byte_progress import byte_progress
     from aquila.zoo.pull import resolve
 
     began = time.perf_counter()
     source = resolve(model)
     destination = out or default_path(source if Path(model).expanduser().exists() else Path(model), to)
     console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("quantise", total=None)
-        run(
-            source,
-            destination,
-            to=to,
-            head=head,
-            rounding=rounding,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with byte_progress(console, "quantise") as progress:
+        run(source, destination, to=to, head=head, rounding=rounding, progress=progress)
     num_bytes = destination.stat().st_size
     seconds = time.perf_counter() - began
     if as_json:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def print_estimate(source: str, gpus: int, memory: str, *, sequence_length: int, micro_batch_size: int) -> None:
     """A table: one row a way to train, what a device holds, and whether that fits."""
     from aquila.model.count import count_parameters
-    from aquila.train.estimate import Shape, estimate
+    from aquila.train.estimate import Shape, estimate, verdict
     from aquila.train.layout import Layout
     from aquila.train.progress import short_count
     from aquila.train.recipe import LoraConfig, ParallelConfig
@@ -46,11 +46,9 @@ def print_estimate(source: str, gpus: int, memory: str, *, sequence_length: int,
         found = estimate(shape)
         state = found.weights + found.gradients + found.optimizer
         host = f", {format_size(found.host)} of host memory" if found.host else ""
-        share = found.total / capacity
-        verdict = "fits" if share <= 0.92 else "tight" if share <= 1 else "does not fit"
         columns = (state, found.gathered, found.activations + found.loss, found.total)
         sizes = "  ".join(f"{format_size(value):>{size}}" for value, size in zip(columns, (9, 9, 11, 9), strict=True))
-        print(f"{name:{width}}  {sizes}  {verdict}{host}")
+        print(f"{name:{width}}  {sizes}  {verdict(found.total, capacity)}{host}")
 
 
 def _model(source: str) -> "ModelConfig":

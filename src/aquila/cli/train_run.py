@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aquila.train.plan import Plan
-    from aquila.train.ranks import Ranks
     from aquila.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -18,21 +17,22 @@ log = logging.getLogger(__name__)
 
 def train(recipe: "Recipe", run_dir: Path) -> int:
     """Runs the recipe; returns the exit code of the process."""
-    from aquila.errors import AquilaError, DataError
+    from aquila.errors import AquilaError
 
     rank = int(os.environ.get("RANK", "0"))
     if rank:  # rank 0 speaks for all
         logging.getLogger("aquila").setLevel(logging.WARNING)
-    progress = _Progress(recipe.log.log_interval)
-    try:
-        from aquila.train.start import run_recipe
+    progress = _Progress(recipe.log.log_interval, run_dir)
+    from aquila.train.ranks import RankError
+    from aquila.train.start import run_recipe
 
+    try:
         outcome = run_recipe(recipe, run_dir, on_plan=progress.begin, on_step=progress.step)
     except AquilaError as error:
         progress.end()
-        if rank:  # what every rank finds is said once; a file that only this one read is not
-            if isinstance(error, DataError):
-                log.error("rank %d: %s", rank, error)
+        if rank:  # what every rank finds is said once
+            if isinstance(error, RankError):
+                log.error("%s", error)
             return error.exit_code
         raise
     progress.end()
@@ -151,18 +151,18 @@ def _time(plan: "Plan", accelerator: Any, *, elsewhere: bool) -> str:
 class _Progress:
     """A line a step that replaces itself in a terminal; one every `log_interval` steps elsewhere."""
 
-    def __init__(self, log_interval: int) -> None:
-        self._interval = log_interval
+    def __init__(self, log_interval: int, run_dir: Path) -> None:
+        self._interval, self._run_dir = log_interval, run_dir
         self._live = sys.stderr.isatty()
         self._total = 0
         self._began = self._shown = 0.0
         self._first: int | None = None
         self._open = False
 
-    def begin(self, plan: "Plan", ranks: "Ranks") -> None:
+    def begin(self, plan: "Plan") -> None:
         self._total = plan.steps
         self._began = time.monotonic()
-        for line in plan_lines(plan, Path(plan.recipe.run_dir or ".")):
+        for line in plan_lines(plan, self._run_dir):
             log.info("%s", line)
         for line in data_lines(plan.loader.report(plan.steps)):
             log.info("%s", line)
@@ -195,5 +195,5 @@ def _draw(run_dir: Path) -> None:
 
     try:
         log.info("loss: %s", plot_run(run_dir))
-    except ConfigError as error:  # no matplotlib, or nothing to draw: the run is no worse for it
+    except (ConfigError, OSError) as error:  # no matplotlib, nothing to draw, no room: the run is no worse for it
         log.info("no picture of the loss: %s", error)

@@ -3,7 +3,6 @@
 Shapes: batch = sequences, seq = places in a sequence.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +42,5 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Some of the sequences."""
-        return Batch(*(each[start:stop] for each in self._arrays()))
-
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        return self.input_ids, self.labels, self.document_ids, self.positions
-
-
-def concatenate(batches: Sequence[Batch]) -> Batch:
-    """The sequences of several batches of equal length, in order."""
-    columns = zip(*(each._arrays() for each in batches), strict=True)
-    return Batch(*(np.concatenate(column) for column in columns))
+        columns = (self.input_ids, self.labels, self.document_ids, self.positions)
+        return Batch(*(each[start:stop] for each in columns))

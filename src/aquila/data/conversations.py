@@ -111,7 +111,7 @@ def _parse(record: Any) -> tuple[str, _Fields]:
         return form, opening + _turns(record, "conversations", "from", "value")
     if "instruction" in record and "output" in record:
         return "alpaca", _alpaca(record)
-    names = ", ".join(map(str, record)) or "nothing"
+    names = ", ".join(map(_printable, record)) or "nothing"
     raise _FieldError("", f"has {names}; expected messages, conversations, or instruction and output")
 
 
@@ -194,7 +194,12 @@ def _text(value: Any, field: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    return _printable(json.dumps(value, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    """Its beginning, with halves of surrogate pairs, which no terminal takes, written out."""
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

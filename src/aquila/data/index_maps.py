@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from aquila.data.shards import Shard
 from aquila.errors import ConfigError, DataError
 from aquila.files import atomic_write
 
@@ -35,28 +34,12 @@ class IndexMaps:
 
     def save(self, prefix: Path, split: str, *, num_samples: int, sequence_length: int, seed: int) -> list[Path]:
         """Writes the three files beside the shard, under the names that other programs look for."""
-        paths = _paths(prefix, split, num_samples=num_samples, sequence_length=sequence_length, seed=seed)
+        stem = f"{prefix.name}_{split}_indexmap_{num_samples}ns_{sequence_length}sl_{seed}s"
+        paths = [prefix.with_name(f"{stem}_{kind}_idx.npy") for kind in ("doc", "sample", "shuffle")]
         for path, array in zip(paths, (self.doc_idx, self.sample_idx, self.shuffle_idx), strict=True):
             with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
         return paths
-
-    @classmethod
-    def load(cls, prefix: Path, split: str, *, num_samples: int, sequence_length: int, seed: int) -> "IndexMaps":
-        paths = _paths(prefix, split, num_samples=num_samples, sequence_length=sequence_length, seed=seed)
-        for path in paths:
-            if not path.is_file():
-                raise DataError(f"{path}: no such file; `aquila data index-maps` writes it")
-        return cls(*(np.load(path, allow_pickle=False) for path in paths))
-
-    def sample(self, shard: Shard, index: int) -> np.ndarray:
-        """Tokens of the sample that is read at place `index`, `[sequence_length + 1]`."""
-        row = self.shuffle_idx[index]
-        (first, begin), (last, end) = self.sample_idx[row], self.sample_idx[row + 1]
-        pieces = [shard.document(document) for document in self.doc_idx[first : last + 1].tolist()]
-        pieces[-1] = pieces[-1][: end + 1]
-        pieces[0] = pieces[0][begin:]
-        return np.concatenate(pieces)
 
 
 def split_documents(num_documents: int, split: str) -> list[range]:
@@ -150,8 +133,3 @@ def _sample_order(num_apart: int, total: int, random: np.random.RandomState) -> 
     last = np.arange(num_apart, total, dtype=dtype)
     random.shuffle(last)
     return np.concatenate([first, last])
-
-
-def _paths(prefix: Path, split: str, *, num_samples: int, sequence_length: int, seed: int) -> list[Path]:
-    stem = f"{prefix.name}_{split}_indexmap_{num_samples}ns_{sequence_length}sl_{seed}s"
-    return [prefix.with_name(f"{stem}_{kind}_idx.npy") for kind in ("doc", "sample", "shuffle")]

@@ -22,7 +22,7 @@ from typing import Any
 
 from aquila.data.pack_worker import Counts, counts_path, encode_unit, read_counts
 from aquila.data.readers import Unit, plan_units
-from aquila.data.shards import Shard, shard_prefix, token_dtype, write_shard
+from aquila.data.shards import Shard, idx_path, shard_prefix, token_dtype, write_shard
 from aquila.data.sidecar import Sidecar, tokenizer_digest
 from aquila.errors import ConfigError, DataError
 from aquila.files import atomic_write
@@ -70,13 +70,17 @@ def pack(
         progress: called as units are done.
 
     Raises:
-        ConfigError: an input that does not exist, a missing library, a tokenizer without an end token.
+        ConfigError: an input that does not exist, a missing library, a tokenizer without an end token, a shard of
+            another program in the way.
         DataError: a damaged file, or no document at all.
     """
     prefix = shard_prefix(prefix)
     if not tokenizer.eos_token_ids:
         raise ConfigError("this tokenizer has no end token, and a document must end; use another one")
-    Sidecar.read(prefix)  # an error if the file of that name is not ours to replace
+    if Sidecar.read(prefix) is None and idx_path(prefix).exists():
+        raise ConfigError(
+            f"{idx_path(prefix)}: a shard that `aquila data pack` did not write is there; choose another --out"
+        )
     units = plan_units(inputs, include=include)
     folder = prefix.with_name(f"{prefix.name}.parts")
     tasks = [_Task(unit, f"{index:06d}") for index, unit in enumerate(units)]

@@ -8,6 +8,7 @@ not stop the others: it comes out as a `Fault` that names its place.
 import gzip
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ def parse_json(line: bytes) -> tuple[Any, str]:
         return None, f"byte {error.start} (0x{line[error.start]:02x}) is not UTF-8"
     except json.JSONDecodeError as error:
         return None, f"not valid JSON: {error.msg} at character {error.pos + 1}"
+    except ValueError:  # Python's limit, since the time to read such a number grows with the square of its digits
+        return None, f"a number of more than {sys.get_int_max_str_digits()} digits"
     except RecursionError:
         return None, "not valid JSON: nested too deeply"
 

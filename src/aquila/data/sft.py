@@ -30,6 +30,7 @@ from aquila.tokenizer.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 KEPT_FROM_BYTES = 8 << 20  # encoded conversations of so many bytes are kept in the cache folder
+_VERSION = 1  # of the encoding: another number makes everyone encode anew
 _SHOWN_PROBLEMS = 5
 
 
@@ -125,6 +126,7 @@ def load_conversations(
     kept = None
     if sum(path.stat().st_size for path in files) >= KEPT_FROM_BYTES:
         parts = [
+            str(_VERSION),
             digest,
             *map(str, files),
             tokenizer_digest(tokenizer),
@@ -167,17 +169,24 @@ def _encode(
 def _keep(found: ConversationSet, path: Path) -> None:
     """So that neither a restart nor the other processes of a run encode a large file again."""
     counts = np.frombuffer(json.dumps(found.counts.as_dict()).encode(), dtype=np.uint8)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, tokens=found.tokens, learned=found.learned, lengths=found.lengths, counts=counts)
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, tokens=found.tokens, learned=found.learned, lengths=found.lengths, counts=counts)
+    except OSError as error:
+        log.warning(
+            "%s: cannot be written (%s); going on without, so the next start encodes the conversations again",
+            path,
+            error.strerror or error,
+        )
 
 
 def _read_kept(path: Path, digest: str) -> ConversationSet | None:
-    if not path.is_file():
-        return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             counts = ConversationCounts(**json.loads(kept["counts"].tobytes()))
             return ConversationSet(kept["tokens"], kept["learned"], kept["lengths"], counts, digest)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last is told when it is written
+        return None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile, EOFError, zlib.error):
         log.warning("%s: damaged; encoding the conversations again", path)
         return None

@@ -12,13 +12,21 @@ from math import prod
 from aquila.checkpoint.names import expected_tensors
 from aquila.config import format_size
 from aquila.errors import ConfigError
-from aquila.generate.memory_plan import KV_SHARE, MIN_CONTEXT, PAGE_SIZE, evenly
+from aquila.generate.memory_plan import (
+    KV_SHARE,
+    MAX_STEP_TOKENS,
+    MIN_CONTEXT,
+    MIN_STEP_TOKENS,
+    evenly,
+    in_pages,
+    least_limit,
+    plan_as_json,
+)
 from aquila.model.config import ModelConfig
 from aquila.model.count import kv_bytes_per_token
 
 DRIVER_BYTES = 640 << 20  # context, kernels and workspaces, of which torch knows nothing: 0.4 to 0.6 GB are usual
 ALIGNMENT = 64  # bytes, of tensors in a slot
-MAX_STEP_TOKENS, MIN_STEP_TOKENS = 512, 16
 STEP_SHARE = 0.15  # of what there is to share out, at most: longer pieces of a prompt stream the layers less often
 MAX_LOGIT_ROWS = 64
 
@@ -89,8 +97,7 @@ class DevicePlan:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, int | str | bool | list[int]]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "pinned_layers": list(self.pinned_layers), "total_bytes": self.total_bytes}
+        return plan_as_json(self)
 
 
 def plan_device(
@@ -178,14 +185,7 @@ class _Split:
         )
 
     def smallest(self) -> int:
-        low, high = self.process_bytes, self.process_bytes + (1 << 50)
-        while high - low > 1 << 20:
-            middle = (low + high) // 2
-            if self.best(middle) is None:
-                low = middle
-            else:
-                high = middle
-        return high
+        return least_limit(lambda limit: self.best(limit) is not None, base=self.process_bytes)
 
     def _plan(self, limit: int, shared: int, *, streaming: bool, on_host: bool) -> DevicePlan | None:
         """A plan with `shared` positions or more, the embedding on the host if asked; None when there is no room."""
@@ -213,7 +213,7 @@ class _Split:
             outside_bytes=outside,
             step_bytes=step_bytes(config, tokens, context, self.itemsize),
             step_tokens=tokens,
-            kv_bytes=_in_pages(context) * kv_bytes_per_token(config, self.itemsize),
+            kv_bytes=in_pages(context) * kv_bytes_per_token(config, self.itemsize),
             context=context,
             full_context=full,
             slot_bytes=slots,
@@ -235,7 +235,7 @@ class _Split:
 
     def _context_bytes(self, context: int, tokens: int) -> int:
         """What grows with the context: keys and values, and activations of a step at its end."""
-        kv = _in_pages(context) * kv_bytes_per_token(self.config, self.itemsize)
+        kv = in_pages(context) * kv_bytes_per_token(self.config, self.itemsize)
         return kv + step_bytes(self.config, tokens, context, self.itemsize)
 
     @property
@@ -262,7 +262,3 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     prefix = "model.layers.0."
     shapes = expected_tensors(config.model_copy(update={"num_hidden_layers": 1})).items()
     return {name.removeprefix(prefix): shape for name, shape in shapes if name.startswith(prefix)}
-
-
-def _in_pages(positions: int) -> int:
-    return -(-positions // PAGE_SIZE) * PAGE_SIZE

@@ -240,10 +240,13 @@ class Engine:
             return
         running = [self._branches[id(sequence)] for sequence in self.scheduler.running]
         decoding = [(branch, branch.drafter) for branch in running if branch.drafter is not None]
+        if not decoding:
+            return
+        worth = row_worth(len(decoding), self.runner.row_cost)
         for branch, drafter in decoding:
             produced = len(branch.sequence.token_ids) - branch.sequence.num_prompt
             limit = branch.max_new_tokens - produced - 1  # a step gives one token more than it has drafts
-            branch.sequence.drafts = drafter.draft(limit, row_worth(len(decoding), self.runner.row_cost))
+            branch.sequence.drafts = drafter.draft(limit, worth)
 
     def _advance(self, branch: Branch, logits: Float[np.ndarray, "rows vocab"], step: SequenceStep) -> Delta:
         """Samples the next tokens of a branch, for as long as its drafts come true, and says what they added."""

@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from aquila.errors import ConfigError
-from aquila.generate.memory_plan import MemoryPlan
+from aquila.generate.memory_plan import MIB, MemoryPlan, least_limit
 from aquila.generate.weight_rates import Rates
-
-MIB = 1 << 20
-_BEYOND = 1 << 50  # no model needs as much
 
 Planner = Callable[[int], MemoryPlan]  # from a limit in bytes; ConfigError where it cannot work
 
@@ -73,14 +70,14 @@ def forecast(plan: MemoryPlan, rates: Rates) -> Forecast:
 
 def smallest_limit(make_plan: Planner) -> int:
     """The least limit that works, in whole MiB."""
-    return _least(lambda limit: _plan_or_none(make_plan, limit) is not None)
+    return least_limit(lambda limit: _plan_or_none(make_plan, limit) is not None)
 
 
-def limits_to_show(make_plan: Planner, *, most_bytes: int) -> list[int]:
+def limits_to_show(make_plan: Planner, *, smallest: int, most_bytes: int) -> list[int]:
     """Limits that differ in what they give, up to `most_bytes`; empty when not even the smallest fits.
 
-    The smallest that works; then sizes people think in (.., 1, 1.5, 2, 3, 4, 6 GiB, ..); then the least that keeps all
-    weights in memory, and the least that leaves room for the whole context beside them, in 16 bits.
+    `smallest`, as `smallest_limit` gives it; then sizes people think in (.., 1, 1.5, 2, 3, 4, 6 GiB, ..); then the
+    least that keeps all weights in memory, and the least with room for the whole context beside them, in 16 bits.
     """
 
     def resident(limit: int, *, whole: bool) -> bool:
@@ -89,9 +86,8 @@ def limits_to_show(make_plan: Planner, *, most_bytes: int) -> list[int]:
             return False
         return not whole or (plan.context >= plan.full_context and plan.kv_type == "f16")
 
-    smallest = smallest_limit(make_plan)
-    everything = _least(lambda limit: resident(limit, whole=False))
-    roomy = _least(lambda limit: resident(limit, whole=True))
+    everything = least_limit(lambda limit: resident(limit, whole=False))
+    roomy = least_limit(lambda limit: resident(limit, whole=True))
     limits = {smallest, *_round_sizes(1.1 * smallest, 0.97 * everything), everything, roomy}
     return sorted(limit for limit in limits if limit <= most_bytes)
 
@@ -113,15 +109,3 @@ def _plan_or_none(make_plan: Planner, limit_bytes: int) -> MemoryPlan | None:
         return make_plan(limit_bytes)
     except ConfigError:
         return None
-
-
-def _least(works: Callable[[int], bool]) -> int:
-    """The least number of whole MiB, in bytes, for which `works` holds, as it does for all above."""
-    low, high = 0, _BEYOND // MIB
-    while high - low > 1:
-        middle = (low + high) // 2
-        if works(middle * MIB):
-            high = middle
-        else:
-            low = middle
-    return high * MIB

@@ -8,15 +8,22 @@ layers between are computed. Embedding rows are read as they are needed. Source:
 docs/memory_limit.md.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from aquila.config import format_size
 from aquila.errors import ConfigError
 from aquila.kernels.formats import FORMATS
 from aquila.model.config import ModelConfig
 
+if TYPE_CHECKING:
+    from aquila.generate.device_plan import DevicePlan
+
+MIB = 1 << 20
+_BEYOND = 1 << 50  # bytes; no model needs as much
 PAGE_SIZE = 16  # positions
+ATTENTION_CHUNK = 128  # positions; kChunk of native/types.h
 PROCESS_RESERVE_BYTES = 24 << 20  # what Python may still take: results, threads, fragments
 MIN_CONTEXT = 256  # positions; below that a model is of no use
 KV_SHARE = 0.25  # of what is left beside the process, at most, unless a context was asked for
@@ -121,8 +128,7 @@ class MemoryPlan:
         return f"{self.slots} pieces" if self.streamed_bytes else "for rows of the embedding"
 
     def as_json(self) -> dict[str, int | str | bool | list[int]]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "pinned_layers": list(self.pinned_layers), "total_bytes": self.total_bytes}
+        return plan_as_json(self)
 
 
 @dataclass(frozen=True)
@@ -201,8 +207,13 @@ def kv_token_bytes(config: ModelConfig, kv_type: str) -> int:
     return config.num_hidden_layers * config.num_key_value_heads * per_head
 
 
-def step_bytes(config: ModelConfig, tokens: int, threads: int, adapter_rank: int = 0) -> int:
-    """Activations and logits of a step of so many tokens, as native/decoder.cpp and adapters.cpp allocate them."""
+def step_bytes(
+    config: ModelConfig, tokens: int, threads: int, adapter_rank: int = 0, *, context: int | None = None
+) -> int:
+    """Activations and logits of a step of so many tokens, as native/decoder.cpp and adapters.cpp allocate them.
+
+    One sequence may reach `context` positions, by default all that the model has.
+    """
     dim = -(-config.head_dim // 16) * 16
     hidden, wide = _up32(config.hidden_size), _up32(config.intermediate_size)
     qkv, attention = config.q_size + 2 * config.kv_size + 48, _up32(config.q_size)
@@ -212,8 +223,29 @@ def step_bytes(config: ModelConfig, tokens: int, threads: int, adapter_rank: int
     if adapter_rank:
         added = max(3 * (config.q_size + 16), 2 * wide, hidden)
         floats += tokens * (added + 3 * _up32(adapter_rank)) + threads * 8 * max(largest, _up32(adapter_rank))
-    rotation = 2 * (config.head_dim // 2) * 4096
+    if config.num_key_value_heads < 8 * threads:  # its chunks of positions go to different threads
+        chunks = -(-(context or config.max_position_embeddings) // ATTENTION_CHUNK)
+        floats += chunks * config.num_attention_heads * (dim + 2)
+    rotation = 6 * tokens * (config.head_dim // 2)  # angles and sines in float64, cosines and sines in float32
     return 4 * (floats + rotation + 4 * config.vocab_size) + (64 << 10)
+
+
+def least_limit(works: Callable[[int], bool], *, base: int = 0) -> int:
+    """The least limit of `base` bytes and whole MiB that works, as all above it do."""
+    low, high = 0, _BEYOND // MIB
+    while high - low > 1:
+        middle = (low + high) // 2
+        if works(base + middle * MIB):
+            high = middle
+        else:
+            low = middle
+    return base + high * MIB
+
+
+def plan_as_json(plan: "MemoryPlan | DevicePlan") -> dict[str, int | str | bool | list[int]]:
+    """The fields of a plan and what they add up to."""
+    values = {each.name: getattr(plan, each.name) for each in fields(plan)}
+    return {**values, "pinned_layers": list(plan.pinned_layers), "total_bytes": plan.total_bytes}
 
 
 def evenly(pinned: int, layers: int) -> tuple[int, ...]:
@@ -237,21 +269,14 @@ class _Split:
 
     def smallest(self, kv_type: str) -> int:
         """The least limit that works."""
-        low, high = self._base, self._base + (1 << 50)
-        while high - low > 1 << 20:
-            middle = (low + high) // 2
-            if self.best(middle, kv_type) is None:
-                low = middle
-            else:
-                high = middle
-        return high
+        return least_limit(lambda limit: self.best(limit, kv_type) is not None, base=self._base)
 
     def worth_i8(self, limit: int) -> bool:
         """Whether i8 would spare enough of what a streamed plan reads; in bytes: in layers the answer would waver."""
         context = self._context(limit, "f16")
         missing = self._step_reads - self._room(limit, "f16", context)[0]
         spared = kv_token_bytes(self.config, "f16") - kv_token_bytes(self.config, "i8")
-        return spared * _in_pages(context) >= WORTH_I8 * missing
+        return spared * in_pages(context) >= WORTH_I8 * missing
 
     @property
     def _step_reads(self) -> int:
@@ -274,14 +299,14 @@ class _Split:
         tokens = MAX_STEP_TOKENS
         while True:
             left = limit - self._base - self._step_reads - self._step_bytes(tokens)
-            if left - ROWS_RING_BYTES >= _in_pages(wanted) * per_token:
+            if left - ROWS_RING_BYTES >= in_pages(wanted) * per_token:
                 break
             if tokens <= 4 * MIN_STEP_TOKENS:
                 return None
             tokens //= 2
         embedding = weights.embedding_bytes
         context = self.max_context or self._longest(left - ROWS_RING_BYTES, per_token)
-        left -= _in_pages(context) * per_token
+        left -= in_pages(context) * per_token
         whole = left >= embedding and (not embedding or self.max_context is not None or context == full)
         return self._plan(
             limit,
@@ -310,7 +335,7 @@ class _Split:
         pinned = min(layers, room // weights.layer_bytes)
         room -= pinned * weights.layer_bytes
         if self.max_context is None:  # less than a layer is left: positions are the only thing it can hold
-            context = max(context, self._longest(room + _in_pages(context) * per_token, per_token))
+            context = max(context, self._longest(room + in_pages(context) * per_token, per_token))
         return self._plan(
             limit,
             step_tokens=tokens,
@@ -342,7 +367,7 @@ class _Split:
             vector_bytes=weights.vector_bytes,
             step_bytes=self._step_bytes(step_tokens),
             step_tokens=step_tokens,
-            kv_bytes=_in_pages(context) * kv_token_bytes(self.config, kv_type),
+            kv_bytes=in_pages(context) * kv_token_bytes(self.config, kv_type),
             kv_type=kv_type,
             context=context,
             full_context=self.config.max_position_embeddings,
@@ -367,7 +392,7 @@ class _Split:
         while tokens > MIN_STEP_TOKENS and self._step_bytes(tokens) > STEP_SHARE * left:
             tokens //= 2
         ring = _ring(max(MIN_RING_BYTES, min(MAX_RING_BYTES, int(RING_SHARE * left))))
-        kv = _in_pages(context) * kv_token_bytes(self.config, kv_type)
+        kv = in_pages(context) * kv_token_bytes(self.config, kv_type)
         return left - self._step_bytes(tokens) - ring[0] - kv, tokens, ring
 
     def _context(self, limit: int, kv_type: str) -> int:
@@ -382,10 +407,10 @@ class _Split:
     def _longest(self, room: int, per_token: int) -> int:
         """Positions that fit: all of the model's, or a multiple of MIN_CONTEXT."""
         full = self.config.max_position_embeddings
-        return full if _in_pages(full) * per_token <= room else room // per_token // MIN_CONTEXT * MIN_CONTEXT
+        return full if in_pages(full) * per_token <= room else room // per_token // MIN_CONTEXT * MIN_CONTEXT
 
     def _step_bytes(self, tokens: int) -> int:
-        return step_bytes(self.config, tokens, self.threads, self.weights.adapter_rank)
+        return step_bytes(self.config, tokens, self.threads, self.weights.adapter_rank, context=self.max_context)
 
 
 def _ring(budget: int) -> tuple[int, int, int]:
@@ -396,7 +421,8 @@ def _ring(budget: int) -> tuple[int, int, int]:
     return slots * per_slot, job, slots
 
 
-def _in_pages(positions: int) -> int:
+def in_pages(positions: int) -> int:
+    """Positions of the whole pages that hold so many."""
     return -(-positions // PAGE_SIZE) * PAGE_SIZE
 
 

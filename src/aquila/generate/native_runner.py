@@ -6,7 +6,8 @@ are read from disk as they are needed: every sum is taken in one order.
 """
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -34,12 +35,12 @@ from aquila.model.frequencies import inverse_frequencies
 if TYPE_CHECKING:
     from aquila.kernels._native import Decoder
 
-_TABLE_STEP = 1024  # positions by which the rotation tables grow
 NORMS = ("input_layernorm", "post_attention_layernorm")
 MIN_PROCESS_BYTES = 64 << 20  # taken where the system does not say what the process holds
 DRAFT_TOKENS = 3  # a step of four tokens costs little more than one of one: the weights are read once
 STREAMED_DRAFT_TOKENS = 8  # and hardly anything more when the disk sets the pace
 STREAMED_ROW_COST = 0.02
+_CHECK_FILE = "check the disk, and `aquila verify` the file"
 
 
 class NativeRunner:
@@ -66,7 +67,6 @@ class NativeRunner:
         self._num_adapters = 0
         # dynamic rotary scaling is set by the context served, so that caches stay valid
         self._frequencies = inverse_frequencies(config, max_context)  # [pairs]
-        self._cos = self._sin = np.empty((0, len(self._frequencies)), np.float32)  # [positions, pairs]
         try:
             decoder.set_pages(num_pages, kv_type)
         except MemoryError:
@@ -104,32 +104,32 @@ class NativeRunner:
             tokens += item.token_ids
             pages += item.pages
             positions.append(np.arange(item.start, item.start + count))
-        places = np.concatenate(positions)
-        self._grow_tables(int(places.max()) + 1)
+        cos, sin = _rotation(np.concatenate(positions), self._frequencies)
         logits = np.empty((int(spans[:, 3].sum()), self.config.vocab_size), np.float32)
         try:
             self.decoder.step(
                 np.array(tokens, np.int32),
                 spans,
                 np.array(pages, np.int32),
-                self._cos[places],
-                self._sin[places],
+                cos,
+                sin,
                 logits,
             )
         except RuntimeError as error:
             raise GenerationError(
-                f"{error}; the weights cannot be read any more, so the request ends here; check the disk, and "
-                "`aquila verify` the file"
+                f"{error}; the weights cannot be read any more, so the request ends here; {_CHECK_FILE}"
             ) from None
         return logits
 
-    def _grow_tables(self, length: int) -> None:
-        if length <= len(self._cos):
-            return
-        length = -(-length // _TABLE_STEP) * _TABLE_STEP
-        angles = np.arange(length, dtype=np.float32)[:, None] * self._frequencies  # fp32, as the torch model has it
-        wide = angles.astype(np.float64)
-        self._cos, self._sin = np.cos(wide).astype(np.float32), np.sin(wide).astype(np.float32)
+
+def _rotation(positions: np.ndarray, frequencies: Float[np.ndarray, " pairs"]) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of the angles at `positions [tokens]`, float32 `[tokens, pairs]`.
+
+    `memory_plan.step_bytes` counts what is alive here at once.
+    """
+    # the product in fp32, as the torch model has it
+    angles = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def make_decoder(
@@ -210,7 +210,8 @@ def make_limited_runner(
         pinned += ("model.embed_tokens.weight",)
     place_weights(native, decoder, checkpoint, formats, pinned=pinned)
     if plan.reads_file:
-        decoder.set_stream(str(checkpoint.path), plan.job_bytes, plan.slots, READERS)
+        with _reading():
+            decoder.set_stream(str(checkpoint.path), plan.job_bytes, plan.slots, READERS)
     num_pages = -(-plan.context // PAGE_SIZE)
     runner = NativeRunner(decoder, config, max_context=plan.context, num_pages=num_pages, kv_type=plan.kv_type)
     runner.plan = plan
@@ -270,7 +271,8 @@ def place_weights(
     for name, size in sizes.items():
         placed[name] = room[start : start + size]
         if name in in_file and in_file[name].format == formats[name]:
-            native.read_file(str(checkpoint.path), in_file[name].offset, placed[name])
+            with _reading():
+                native.read_file(str(checkpoint.path), in_file[name].offset, placed[name])
         else:
             fill(native, name, tensors[name], formats[name], placed[name])
         start += -(-size // 64) * 64
@@ -288,6 +290,15 @@ def place_weights(
         for slot, part in enumerate(SLOTS):
             matrix(layer, slot, f"model.layers.{layer}.{part}.weight")
     set_vectors(decoder, config, tensors)
+
+
+@contextmanager
+def _reading() -> Generator[None]:
+    """What the extension says of a file that it cannot read, as an error for people."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise GenerationError(f"{error}; {_CHECK_FILE}") from None
 
 
 def set_vectors(decoder: "Decoder", config: ModelConfig, tensors: dict[str, LazyTensor]) -> None:

@@ -22,13 +22,12 @@ from aquila.errors import ConfigError, GenerationError
 from aquila.generate.device_plan import DRIVER_BYTES, DevicePlan, plan_device
 from aquila.generate.layer_stream import load_limited
 from aquila.generate.lookup import ROW_COST
+from aquila.generate.memory_plan import PAGE_SIZE
 from aquila.generate.runner import SequenceStep
 from aquila.machine import Memory, read_memory
 from aquila.model.count import kv_bytes_per_token
 from aquila.model.linear import Linear
 from aquila.model.transformer import Transformer
-
-PAGE_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -241,8 +240,6 @@ def make_runner(
 ) -> TorchRunner:
     """Loads the weights of a checkpoint where they will run. See `aquila.load` for the arguments."""
     chosen = choose_device(device)
-    if dtype is not None and dtype not in TORCH_DTYPES:
-        raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TORCH_DTYPES)}")
     dtype = dtype or ("fp32" if chosen.type == "cpu" else "bf16")
     if memory_limit is not None:
         return make_limited_runner(

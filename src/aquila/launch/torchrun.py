@@ -20,7 +20,7 @@ from aquila.launch.hostfile import Host
 from aquila.launch.preflight import Plan
 from aquila.launch.shell import start
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: start it again to go on
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not an error, start it again to go on
 SHUTDOWN_SECONDS = 600  # for the ranks to finish a step and save, before torchrun kills them
 _NODE_MARK = "aquila-node "
 _SIGNAL = -1  # in place of a node
@@ -30,7 +30,7 @@ _SIGNAL = -1  # in place of a node
 class Job:
     """What every machine runs, and how often a failed rank starts it again."""
 
-    arguments: Sequence[str]  # after `python -m`, such as ["aquila.train", RUN_DIR]
+    arguments: Sequence[str]  # after `python -m`, such as ["aquila", "train", RUN_DIR]
     port: int
     run_id: str
     max_restarts: int = 3
@@ -91,7 +91,7 @@ class Launch:
         self._codes: dict[int, int] = {}
 
     def run(self) -> int:
-        """Runs to the end. 0, or 75 when it was told to stop (130 by Ctrl-C) and has saved.
+        """Runs to the end. 0, or 75 when it was told to stop (130 by Ctrl-C).
 
         Raises:
             LaunchError: a machine failed; the others have been stopped.

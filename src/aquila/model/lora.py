@@ -7,9 +7,8 @@ names (`...q_proj.weight`), so any checkpoint of the model loads; new are `...q_
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -19,10 +18,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from aquila.config import suggest
 from aquila.errors import ConfigError
 from aquila.model.linear import Linear
+from aquila.model.lora_targets import TARGETS
 from aquila.model.quantised import QuantisedLinear
 from aquila.model.transformer import Transformer
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _STEP_CONSTANTS = (-1640531527, -2048144777)  # 2^32 / golden ratio, and xxHash's second prime, as int32
 
 
@@ -57,16 +56,9 @@ class LoraLinear(Linear):
         self.dropout = dropout
         self.key = key
         self.salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
-        self.base: Tensor | None = None  # the weight without the update, while that is merged into it
-
-    @property
-    def merged(self) -> bool:
-        return self.base is not None
 
     def forward(self, input: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         out = super().forward(input) if self.quantised is None else self.quantised.product(input, self.bias)
-        if self.merged:
-            return out
         scale = self.scale
         if self.training and self.dropout:
             input, scale = self._dropped(input), scale / (1 - self.dropout)
@@ -134,56 +126,6 @@ def lora_names(model: nn.Module) -> list[str]:
     return [f"{name}.{half}" for name in lora_layers(model) for half in ("lora_A", "lora_B")]
 
 
-def lora_state(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B of each adapted layer by its name, whole, on the CPU. With shards every rank has to call it."""
-    return {
-        name: (_whole(layer.lora_A).cpu(), _whole(layer.lora_B).cpu()) for name, layer in lora_layers(model).items()
-    }
-
-
-@torch.no_grad()
-def set_lora(model: nn.Module, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Fills A and B of exactly the adapted layers, such as with an adapter that is trained further.
-
-    Raises:
-        ConfigError: the pairs are not those of the adapted layers.
-    """
-    layers = lora_layers(model)
-    if layers.keys() != pairs.keys() or any(pairs[name][0].shape != layers[name].lora_A.shape for name in layers):
-        odd = sorted(layers.keys() ^ pairs.keys()) or ["another rank"]
-        raise ConfigError(
-            f"the adapter and lora.targets or lora.r differ: {', '.join(odd[:4])}; give the settings it was made with"
-        )
-    for name, (down, up) in pairs.items():
-        _assign(layers[name].lora_A, torch.from_numpy(down.astype(np.float32)))
-        _assign(layers[name].lora_B, torch.from_numpy(up.astype(np.float32)))
-
-
-@torch.no_grad()
-def merge_lora(model: nn.Module) -> None:
-    """Puts `weight + scale B A` in place of every adapted weight. The base is kept aside, for `unmerge_lora`.
-
-    Raises:
-        ConfigError: the base is quantised, and could not hold the sum.
-    """
-    layers = lora_layers(model)
-    if any(layer.quantised is not None for layer in layers.values()):
-        raise ConfigError("the base is quantised; `aquila lora merge` writes the merged model, from the files of both")
-    for layer in layers.values():
-        if not layer.merged:
-            update = layer.scale * (layer.lora_B @ layer.lora_A)  # fp32 [out, in]
-            base = layer.weight
-            layer.weight = nn.Parameter((base + update).to(base.dtype), requires_grad=False)
-            layer.base = base
-
-
-def unmerge_lora(model: nn.Module) -> None:
-    """Gives every adapted layer its base weight back, bit for bit."""
-    for layer in lora_layers(model).values():
-        if layer.base is not None:
-            layer.weight, layer.base = layer.base, None
-
-
 def set_dropout_key(
     model: nn.Module, *, seed: int, step: int, sample_ids: Sequence[int], first_position: int = 0
 ) -> None:
@@ -238,10 +180,6 @@ def _hash(*numbers: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % (1 << 64)
         state ^= state >> 31
     return state >> 1
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
 
 
 def _assign(parameter: Tensor, values: Tensor) -> None:

@@ -7,13 +7,13 @@ keeps (tests/unit/train/test_estimate.py) and against a device (bench/gpu.py).""
 from dataclasses import dataclass
 
 from aquila.config import format_size
+from aquila.kernels.formats import FORMATS
 from aquila.model.config import ModelConfig
 from aquila.model.count import count_parameters
 from aquila.train.layout import Layout
 from aquila.train.recipe import LoraConfig, ParallelConfig
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-QUANTISED_BYTES = {"w4": 4.5 / 8, "w8": 8.5 / 8}  # with a scale for each block of 32
 LOSS_CHUNK_BYTES = 512 << 20  # model/loss.py on an accelerator
 RUNTIME_BYTES = 800 << 20  # driver context, libraries' workspaces, communication buffers
 
@@ -87,7 +87,8 @@ def estimate(shape: Shape, *, on_cpu: bool = False) -> Memory:
         states = _optimizer_bytes(shape, block)
     else:
         trained = adapter_parameters(model, shape.lora)
-        of_block = QUANTISED_BYTES[shape.lora.quantize] if shape.lora.quantize else item
+        kept_as = shape.lora.quantize
+        of_block = item if kept_as is None else FORMATS[kept_as].bits_per_weight / 8  # scales included
         weights = int(of_block * block * model.num_hidden_layers) + item * outside + 4 * trained
         states = 8 * trained
     kept = [weights // pieces, 4 * trained // pieces, states // pieces]
@@ -154,16 +155,20 @@ def _loss_bytes(shape: Shape, tokens: int, *, on_cpu: bool) -> int:
     return int(chunk * (2 + item / 4)) + head_gradient
 
 
+def verdict(num_bytes: int, capacity: int) -> str:
+    """Whether so many bytes fit a device, in words. The last hundredths are lost to fragments."""
+    share = num_bytes / capacity
+    return "fits" if share <= 0.92 else "tight" if share <= 1 else "does not fit"
+
+
 def estimate_table(memory: Memory, capacity: int | None) -> list[str]:
     """Lines for people: what each part takes, the sum, and whether it fits `capacity` bytes."""
     lines = [f"  {name:<12} {format_size(value):>9}" for name, value in memory.parts() if value]
-    verdict = ""
+    said = ""
     if capacity is not None:
         share = memory.total / capacity
-        verdict = f"  {share:.0%} of {format_size(capacity)}: " + (
-            "fits" if share <= 0.92 else "tight" if share <= 1 else "does not fit"
-        )
-    lines.append(f"  {'in all':<12} {format_size(memory.total):>9}{verdict}")
+        said = f"  {share:.0%} of {format_size(capacity)}: {verdict(memory.total, capacity)}"
+    lines.append(f"  {'in all':<12} {format_size(memory.total):>9}{said}")
     if memory.host:
         lines.append(f"  {'host memory':<12} {format_size(memory.host):>9}  for each device")
     return lines

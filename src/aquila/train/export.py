@@ -4,6 +4,7 @@ The weights are read back from the published files, a few rows at a time, so an 
 gathers nothing over the network. A run that trained an adapter gives an adapter, in the form of PEFT.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from aquila.checkpoint.convert import convert
 from aquila.checkpoint.folder import read_json
 from aquila.checkpoint.run_folder import RunFolder, newest_checkpoint, read_manifest
 from aquila.checkpoint.training import MODEL, MODEL_FILES, read_pieces
+from aquila.files import atomic_write
 from aquila.model.config import from_hugging_face
 
 EXPORTS = "exports"
 _MODEL, _ADAPTER = "model", "adapter"  # folders of a finished run
+_MARK = ".exported"  # names the checkpoint that they were made from
+_OWN = re.compile(r"(\.?)(step-\d{8,})-(?:native|hf|adapter)(?:\..+)?")  # hidden: cut short
 
 
 def export_checkpoint(checkpoint: Path, to: str) -> Path:
@@ -37,7 +41,8 @@ def export_checkpoint(checkpoint: Path, to: str) -> Path:
         _write(checkpoint, manifest, destination, to)
     kept = {f"step-{step:08d}" for step in RunFolder(run_dir).steps()}
     for folder in destination.parent.iterdir():
-        if folder.name.rpartition("-")[0] not in kept:
+        own = _OWN.fullmatch(folder.name)
+        if own is not None and (own[1] or own[2] not in kept):
             shutil.rmtree(folder, ignore_errors=True)
     return destination
 
@@ -45,11 +50,12 @@ def export_checkpoint(checkpoint: Path, to: str) -> Path:
 def export_run(run_dir: Path) -> Path:
     """Writes the newest checkpoint of a run as `RUN/model`, in the native form, or its adapter as `RUN/adapter`.
 
-    What an earlier end of the run left there is replaced.
+    What an earlier end of the run left there is replaced. `RUN/.exported` then says which checkpoint it is.
     """
     checkpoint = newest_checkpoint(run_dir)
     manifest = read_manifest(checkpoint)
     destination = run_dir / (_ADAPTER if manifest["adapter_only"] else _MODEL)
+    (run_dir / _MARK).unlink(missing_ok=True)
     fresh, old = (run_dir / f".{destination.name}.{state}" for state in ("new", "old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -58,7 +64,17 @@ def export_run(run_dir: Path) -> Path:
         destination.rename(old)
     fresh.rename(destination)
     shutil.rmtree(old, ignore_errors=True)
+    with atomic_write(run_dir / _MARK) as temporary:
+        temporary.write_text(f"{checkpoint.name}\n", encoding="utf-8")
     return destination
+
+
+def is_exported(run_dir: Path, step: int) -> bool:
+    """Whether what `export_run` left in the folder is there still, and is the checkpoint of `step`."""
+    mark = run_dir / _MARK
+    made_from = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+    there = any((run_dir / name).is_dir() for name in (_MODEL, _ADAPTER))
+    return there and made_from == RunFolder(run_dir).checkpoint(step).name
 
 
 def _write(checkpoint: Path, manifest: dict[str, Any], destination: Path, to: str) -> None:

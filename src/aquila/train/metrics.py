@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from aquila.errors import ConfigError
 from aquila.files import atomic_write
@@ -31,15 +31,35 @@ class JsonLines:
         if path.exists():
             with atomic_write(path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._waiting = b""  # what the disk has not taken yet
+        self._warned = False
 
     def write(self, record: Mapping[str, Any]) -> None:
+        """Appends a line. Where the disk is full it waits in memory, with those that follow; a warning says so once."""
         line = {key: _finite(value) for key, value in record.items()}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._waiting += (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s: cannot be written: %s; its lines wait in memory", self._path, error.strerror)
+            self._warned = True
 
     def close(self) -> None:
-        self._file.close()
+        """Closes the file; what still waits is lost, aloud."""
+        self._flush()
+        if self._waiting:
+            log.error("%s: %d lines could not be written", self._path, self._waiting.count(b"\n"))
+            self._waiting = b""
+        try:
+            self._file.close()
+        except OSError as error:  # a network file system says so late
+            log.error("%s: %s", self._path, error.strerror)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -50,11 +70,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and _is_record(line):
-            lines.append(line)
-    return lines
+    text = path.read_text(encoding="utf-8", errors="replace")  # a line may have been cut inside a character
+    return [line + "\n" for line in text.split("\n")[:-1] if _is_record(line)]
 
 
 def _is_record(line: str) -> bool:

@@ -18,13 +18,12 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from aquila.checkpoint.torch_model import TORCH_DTYPES
 from aquila.model.transformer import Attend, Block, Transformer
 from aquila.train.activation_checkpointing import checkpoint_block
 from aquila.train.ranks import Ranks
 from aquila.train.recipe import ParallelConfig
 from aquila.train.vocab_parallel import vocab_parallel_loss
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parallelise(model: Transformer, ranks: Ranks, config: ParallelConfig) -> None:
@@ -117,7 +116,7 @@ def _cut_parameters(model: Transformer, ranks: Ranks, config: ParallelConfig) ->
     Inputs are not cast: rotation tables stay in fp32.
     """
     assert ranks.mesh is not None
-    dtype = DTYPES[config.precision]
+    dtype = TORCH_DTYPES[config.precision]
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=ranks.device.type != "cpu") if config.offload else OffloadPolicy()
     dims = ("dp_replicate", "dp_shard") if ranks.layout.dp_replicate > 1 else ("dp_shard",)

@@ -8,20 +8,38 @@ one store over restarts, and addresses of processes that have died would be foun
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from aquila.errors import ConfigError
+from aquila.errors import AquilaError, ConfigError, TrainingError
+from aquila.launch.node import die_with_parent
 from aquila.train.layout import Layout, plan_layout
 from aquila.train.recipe import ParallelConfig
 
 PARAMETER_DIMS = ("dp_replicate", "dp_shard", "tp")  # of the mesh; dp_shard counts cp in
+_Result = TypeVar("_Result")
+
+
+class RankError(TrainingError):
+    """What this rank has met and the others need not have, so that rank 0 cannot tell it."""
+
+
+@contextmanager
+def own_errors(rank: int) -> Generator[None]:
+    """Makes a `RankError`, with the rank, of what any rank but the first meets inside."""
+    try:
+        yield
+    except AquilaError as error:
+        if rank == 0:
+            raise
+        raise RankError(f"rank {rank}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -36,7 +54,6 @@ class Ranks:
     layout: Layout
     device: torch.device
     rank: int = 0
-    local_rank: int = 0
     mesh: DeviceMesh | None = None
     cp_group: dist.ProcessGroup | None = None
     copy_group: dist.ProcessGroup | None = None
@@ -80,13 +97,23 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        """What each process has, in the order of ranks."""
+    def together(self, action: Callable[[], _Result]) -> _Result:
+        """Runs `action` on every process, and waits for all. An `AquilaError` of one is raised on all of them."""
         if self.mesh is None:
-            return [value]
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
+            return action()
+        result: Any = None
+        own: AquilaError | None = None
+        try:
+            result = action()
+        except AquilaError as error:
+            own = error
+        found: list[tuple[type[AquilaError], str] | None] = [None] * self.world
+        dist.all_gather_object(found, None if own is None else (type(own), str(own)))
+        for rank, problem in enumerate(found):
+            if problem is not None:
+                kind, text = problem
+                raise kind(f"rank {rank}: {text}" if rank else text)
+        return result
 
     def barrier(self) -> None:
         """Waits until every process is here, through host memory: no accelerator is woken for it."""
@@ -109,12 +136,16 @@ def start(config: ParallelConfig, environment: Mapping[str, str] | None = None) 
 
     Raises:
         ConfigError: the sizes do not fit the number of processes, or there are more processes than devices here.
+        RankError: the latter, on the first rank of another machine than that of rank 0.
     """
     environment = os.environ if environment is None else environment
+    if "TORCHELASTIC_RUN_ID" in environment:  # set by torchrun, whose ranks would train on if it were killed
+        die_with_parent()
     world = int(environment.get("WORLD_SIZE", "1"))
     rank, local_rank = int(environment.get("RANK", "0")), int(environment.get("LOCAL_RANK", "0"))
     layout = plan_layout(config, world)
-    device = _choose_device(local_rank, int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    with own_errors(0 if local_rank else rank):  # said once for each machine
+        device = _choose_device(local_rank, int(environment.get("LOCAL_WORLD_SIZE", "1")))
     if world == 1 and config.precision == "fp32" and not config.offload:
         return Ranks(layout, device)
     store = dist.HashStore() if world == 1 else _shared_store(environment, rank, world)
@@ -124,10 +155,10 @@ def start(config: ParallelConfig, environment: Mapping[str, str] | None = None) 
     else:  # tensors in host memory too: barriers, objects, checkpoints
         backends = f"cpu:gloo,{device.type}:{backend}"
         dist.init_process_group(backends, store=store, rank=rank, world_size=world, device_id=device)
-    return connect(layout, device, rank, local_rank)
+    return connect(layout, device, rank)
 
 
-def connect(layout: Layout, device: torch.device, rank: int, local_rank: int) -> Ranks:
+def connect(layout: Layout, device: torch.device, rank: int) -> Ranks:
     """The mesh and the groups of `layout` in the process group that exists already."""
     sizes = (layout.dp_replicate, layout.dp_shard * layout.cp, layout.tp)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=PARAMETER_DIMS)
@@ -140,7 +171,7 @@ def connect(layout: Layout, device: torch.device, rank: int, local_rank: int) ->
         copy_group = _own_group(ranks.view(layout.dp_replicate, -1))
     else:
         copy_group = mesh.get_group("dp_shard" if sizes[1] > 1 else "tp")
-    return Ranks(layout, device, rank, local_rank, mesh, cp_group, copy_group, mesh.get_group("dp_replicate"))
+    return Ranks(layout, device, rank, mesh, cp_group, copy_group, mesh.get_group("dp_replicate"))
 
 
 def _own_group(groups: Tensor) -> dist.ProcessGroup | None:

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aquila.config import load_config
 from aquila.data.config import DataConfig
+from aquila.model.lora_targets import LoraTarget
 
 Stage = Literal["pretrain", "continue", "sft"]
 Precision = Literal["fp32", "bf16", "fp16"]
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Section(BaseModel):
@@ -69,7 +69,9 @@ class TrainConfig(Section):
     eps: float = Field(1e-8, gt=0, lt=1, description="Adam's denominator")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     spike_sigma: float = Field(
-        8.0, ge=0, description="a step whose loss is so many deviations above the recent mean is skipped; 0: never"
+        8.0,
+        ge=0,
+        description="a step whose loss or gradient norm is so many deviations above the recent is skipped; 0: never",
     )
     max_skipped_steps: int = Field(20, ge=1, description="skipped steps in a row that end the run")
     loss_scale: float = Field(65536.0, ge=1, description="fp16: first scale of the loss")
@@ -155,7 +157,7 @@ class LoraConfig(Section):
     r: int = Field(8, ge=1, le=4096, description="rank")
     alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, seeded by step and sample")
-    targets: tuple[str, ...] = Field(
+    targets: tuple[LoraTarget, ...] = Field(
         ("q_proj", "v_proj"), min_length=1, description="names of the layers that are adapted"
     )
     quantize: Literal["w4", "w4m", "w8"] | None = Field(

@@ -3,7 +3,9 @@
 RUN/recipe.yaml        the resolved recipe: defaults, file and overrides, with the global batch size worked out
 RUN/metrics.jsonl      a line a step; evaluations.jsonl, samples.jsonl, loss.png beside it
 RUN/checkpoints/       what the run goes on from
-RUN/model/             the trained model, when the last step is done
+RUN/exports/           a model for each checkpoint, where `save.export` asks for them
+RUN/model/             the trained model, when the last step is done; or
+RUN/adapter/           the trained adapter
 """
 
 import io
@@ -59,6 +61,8 @@ def check_same(recipe: Recipe, run_dir: Path) -> None:
     before, now = _recorded(run_dir), recipe_data(recipe)
     if recipe.train.global_batch_size is None:
         now["train"]["global_batch_size"] = before.get("train", {}).get("global_batch_size")
+    if recipe.data.template is None:  # was filled in from the checkpoint below the run
+        now["data"]["template"] = before.get("data", {}).get("template")
     different = _differences(before, now)
     if different:
         raise ConfigError(

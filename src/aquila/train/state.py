@@ -22,16 +22,16 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from aquila.checkpoint.folder import write_json
 from aquila.checkpoint.run_folder import Claim, RunFolder, check_digests, read_manifest
 from aquila.checkpoint.training import MODEL, OPTIMIZER
-from aquila.errors import CheckpointError
+from aquila.errors import AquilaError, CheckpointError
 from aquila.files import sha256_file
 from aquila.model.config import ModelConfig, to_hugging_face
 from aquila.tokenizer.tokenizer import Tokenizer
+from aquila.train.shards import local
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ class Checkpoints:
         facts: what the run is; a checkpoint of something else is refused.
         keep_last: newest checkpoints that are kept.
         keep_interval: checkpoints at multiples of this are kept for good.
-        on_published: called on rank 0, in the background too, with the folder of each new checkpoint.
+        on_published: called on rank 0, in the background too, with the folder of each new checkpoint. What it raises
+            is logged and costs nothing else.
     """
 
     def __init__(
@@ -289,9 +290,13 @@ class Checkpoints:
         path = self._folder.publish(step, manifest)
         num_bytes = sum(entry["size"] for entry in manifest["files"].values())
         log.info("saved %s: %.1f MB in %.1f s", path, num_bytes / 1e6, time.perf_counter() - began)
-        self._folder.prune(**self._keep)
-        if self._on_published is not None:
+        self._folder.prune(step, **self._keep)
+        if self._on_published is None:
+            return
+        try:
             self._on_published(path)
+        except (OSError, AquilaError) as error:  # the checkpoint is there: this save has not failed
+            log.error("step %d is saved, but what is made of it could not be: %s", step, _reason(error))
 
     def _together(self, action: Callable[[], _Result]) -> _Result:
         """Runs `action` on every rank. What fails on one of them is a `CheckpointError` on all, so none waits for
@@ -435,9 +440,8 @@ def _file_of_each(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     files, filled = {}, {MODEL: 0, OPTIMIZER: 0}
     for name, tensor in tensors.items():
         kind = MODEL if name.startswith(MODEL) else OPTIMIZER
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         files[name] = 2 * (filled[kind] // MAX_FILE_BYTES) + (1 if kind == MODEL else 2)
-        filled[kind] += local.nbytes
+        filled[kind] += local(tensor).nbytes
     return files
 
 
@@ -450,4 +454,4 @@ def _reason(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
     text = str(error).splitlines()[0] if str(error) else "no reason given"
-    return text if isinstance(error, CheckpointError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, AquilaError) else f"{type(error).__name__}: {text}"

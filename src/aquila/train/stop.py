@@ -8,7 +8,8 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not an error, try again later
+from aquila.launch.torchrun import EXIT_STOPPED
+
 _ECHO_SECONDS = 2.0  # Ctrl-C reaches a rank from the terminal and again from torchrun
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

@@ -8,10 +8,7 @@ checkpoint: a run that was killed goes on bit for bit."""
 
 import contextlib
 import gc
-import hashlib
-import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,24 +19,23 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from aquila.checkpoint.adapter_writer import AdapterSettings, write_adapter
+from aquila.checkpoint.folder import json_digest
 from aquila.checkpoint.open import Checkpoint
-from aquila.checkpoint.tensors import from_array
 from aquila.data.batch import Batch
 from aquila.data.loader import ValidationSet
 from aquila.machine import peak_memory_bytes
-from aquila.model.lora import lora_state, set_dropout_key
+from aquila.model.lora import set_dropout_key
 from aquila.train.build import build_model
 from aquila.train.clip import clip_gradients
 from aquila.train.evaluation import continue_prompts, evaluate
-from aquila.train.export import MODEL, export_checkpoint, export_run
+from aquila.train.export import export_checkpoint, export_run, is_exported
 from aquila.train.feed import Batches, MicroBatch, micro_batch
 from aquila.train.flops import flops_per_token, peak_flops
 from aquila.train.guard import Guard
 from aquila.train.metrics import Metrics
 from aquila.train.optimizer import LossScale, build_optimizer, set_lr
 from aquila.train.plan import Plan
-from aquila.train.ranks import Ranks
+from aquila.train.ranks import Ranks, own_errors
 from aquila.train.recipe import recipe_data
 from aquila.train.schedule import lr_factor
 from aquila.train.state import Checkpoints, Identity, RunFacts, TrainState
@@ -47,8 +43,7 @@ from aquila.train.stop import StopRequest
 
 log = logging.getLogger(__name__)
 
-ADAPTER = "adapter"  # in the folder of the run, as PEFT has it
-
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".gguf", ".aqw")
 _COLLECT_STEPS = 100  # Python's garbage is collected on all ranks at the same step, not when one of them happens to
 
 
@@ -76,7 +71,8 @@ class Trainer:
         self.plan, self.ranks, self.run_dir, self.on_step = plan, ranks, Path(run_dir), on_step
         recipe = plan.recipe
         self.train = recipe.train
-        self.model = build_model(plan, ranks)
+        with own_errors(ranks.rank):  # each rank reads its own pieces of the first weights
+            self.model = build_model(plan, ranks)
         self.optimizer = build_optimizer(self.model, recipe.train, ranks)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.guard = Guard(recipe.train)
@@ -104,7 +100,7 @@ class Trainer:
             carried["chat_template"] = recipe.data.template  # the model answers in the form that it was trained in
         base = "" if recipe.lora is None or plan.checkpoint is None else _base_digest(plan.checkpoint)
         identity = Identity(
-            model=_digest(plan.model.model_dump(mode="json")),
+            model=json_digest(plan.model.model_dump(mode="json")),
             tokenizer=plan.tokenizer_digest,
             data=plan.loader.digest,
             base=base,
@@ -138,8 +134,9 @@ class Trainer:
         finally:
             self.release()
         num_steps = self.state.step - begun
-        if exit_code == 0 and (num_steps or not self._is_exported()):
-            self._export()
+        if exit_code == 0 and self.ranks.is_main and (num_steps or not is_exported(self.run_dir, self.state.step)):
+            what = "model" if self.plan.recipe.lora is None else "adapter"
+            log.info("the trained %s is %s", what, export_run(self.run_dir))
         figures = (self.state.num_tokens, self.last_loss, self.guard.num_skipped, exit_code)
         return Outcome(self.state.step, num_steps, *figures)
 
@@ -163,7 +160,7 @@ class Trainer:
                 if self._is_due(self.plan.recipe.eval.eval_interval) or last:
                     self._measure()
                 if stopping and not last:
-                    exit_code = stop.exit_code or 75
+                    exit_code = stop.exit_code
                 if last or exit_code or self._is_due(self.plan.recipe.save.save_interval):
                     self._save(wait=bool(last or exit_code or not self.plan.recipe.save.async_save))
                 if exit_code:
@@ -303,37 +300,13 @@ class Trainer:
     def _save(self, *, wait: bool) -> None:
         self.checkpoints.save(self.model, [self.optimizer], self.state, wait=wait)
 
-    def _is_exported(self) -> bool:
-        return (self.run_dir / (MODEL if self.plan.recipe.lora is None else ADAPTER)).is_dir()
-
-    def _export(self) -> None:
-        """The trained model, or adapter, as other commands load it. All ranks come: an adapter may be in pieces."""
-        if self.plan.recipe.lora is not None:
-            pairs = lora_state(self.model)
-            if self.ranks.is_main:
-                log.info("the trained adapter is %s", self._write_adapter(pairs))
-        elif self.ranks.is_main:
-            log.info("the trained model is %s", export_run(self.run_dir))
-
-    def _write_adapter(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Path:
-        recipe, path = self.plan.recipe, self.run_dir / ADAPTER
-        assert recipe.lora is not None
-        shutil.rmtree(path, ignore_errors=True)
-        arrays = {name: (from_array(down.numpy()), from_array(up.numpy())) for name, (down, up) in pairs.items()}
-        base = recipe.init.checkpoint
-        settings = AdapterSettings(recipe.lora.r, recipe.lora.alpha, recipe.lora.dropout, base)
-        return write_adapter(path, self.plan.model, arrays, settings)
-
 
 def _base_digest(checkpoint: Checkpoint) -> str:
     """Of the weights below an adapter: their files as the manifest vouches for them, else by name and size."""
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
-    return _digest([checkpoint.manifest.get("files", sizes), checkpoint.config.model_dump(mode="json")])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    path = checkpoint.path
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    sizes = {file.name: file.stat().st_size for file in files if file.suffix in _WEIGHT_FILES and file.is_file()}
+    return json_digest([checkpoint.manifest.get("files", sizes), checkpoint.config.model_dump(mode="json")])
 
 
 @contextlib.contextmanager

@@ -220,7 +220,7 @@ def test_without_a_name_the_file_goes_to_the_cache():
 
 def test_a_sound_file_has_no_findings(tmp_path: Path):
     report = verify_checkpoint(packed(tmp_path))
-    assert report.is_sound
+    assert not report.findings
     assert (report.format, report.num_digests) == ("packed", report.num_tensors + 1)
 
 
@@ -238,9 +238,9 @@ def test_every_flipped_bit_is_found(tmp_path: Path):
         damaged = bytearray(content)
         damaged[place] ^= 4
         path.write_bytes(damaged)
-        assert not verify_checkpoint(path).is_sound, f"byte {place}"
+        assert verify_checkpoint(path).findings, f"byte {place}"
     path.write_bytes(content)
-    assert verify_checkpoint(path).is_sound
+    assert not verify_checkpoint(path).findings
 
 
 def test_a_file_cut_anywhere_is_refused_when_it_is_opened(tmp_path: Path):
@@ -328,7 +328,7 @@ def test_a_header_of_no_model_is_refused(tmp_path: Path, change: Callable[[dict[
 def test_every_format_can_be_written_and_verified(tmp_path: Path):
     source = write(export(tiny_config()), tmp_path / "a", "hf")
     for name in FORMATS:
-        assert verify_checkpoint(quantise(source, tmp_path / f"{name}.aqw", to=name)).is_sound
+        assert not verify_checkpoint(quantise(source, tmp_path / f"{name}.aqw", to=name)).findings
 
 
 @pytest.mark.parametrize("to", ["gguf", "hf"])
@@ -340,4 +340,4 @@ def test_a_packed_model_converts_like_any_other(tmp_path: Path, to: str):
     convert(first, target, to=to, quantize="q8_0" if to == "gguf" else None, dtype="fp32" if to == "hf" else None)
     if to == "hf":
         assert_equal(open_checkpoint(target).tensors, read_packed(first).tensors)
-    assert verify_checkpoint(target).is_sound
+    assert not verify_checkpoint(target).findings

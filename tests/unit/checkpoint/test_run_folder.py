@@ -46,9 +46,17 @@ def test_the_newest_and_those_at_an_interval_are_kept(tmp_path: Path):
     folder = RunFolder(tmp_path)
     for step in range(2, 21, 2):
         publish(folder, step)
-    assert folder.prune(keep_last=2, keep_interval=10) == [16, 14, 12, 8, 6, 4, 2]
+    assert folder.prune(20, keep_last=2, keep_interval=10) == [16, 14, 12, 8, 6, 4, 2]
     assert folder.steps() == [20, 18, 10]
-    assert folder.prune(keep_last=5, keep_interval=None) == []
+    assert folder.prune(20, keep_last=5, keep_interval=None) == []
+
+
+def test_what_is_above_the_newest_whole_one_neither_counts_nor_goes(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    for step in range(2, 11, 2):
+        publish(folder, step)
+    assert folder.prune(6, keep_last=2, keep_interval=None) == [2]
+    assert folder.steps() == [10, 8, 6, 4]
 
 
 def test_leftovers_of_killed_processes_are_swept(tmp_path: Path):

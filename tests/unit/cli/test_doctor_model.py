@@ -1,5 +1,6 @@
 """`aquila doctor --model`: what limits would give, beside what `aquila generate` then does."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from aquila.cli.doctor import doctor
 from aquila.errors import AquilaError, CheckpointError, ConfigError
 from aquila.generate import weight_rates
 from aquila.kernels.native import usable_kernels
+from aquila.model.config import ModelConfig
 from parts import tiny_checkpoint
 
 pytestmark = pytest.mark.skipif(not usable_kernels(), reason="the native kernels are not built")
@@ -97,7 +99,7 @@ def test_a_model_that_is_not_here_is_answered_for_from_its_shape(monkeypatch: py
     assert report["path"] is None
     assert report["weights"]["format"] == "w4, w8"
     (line,) = [line for line in report["limits"] if line["limit_bytes"] == 3 << 30]
-    assert 0.4 < line["pinned_share"] < 0.6  # this process may hold torch
+    assert 0.35 < line["pinned_share"] < 0.6  # less where this process holds torch
     assert line["context"] in (1024, 1280)
     assert line["full_context"] == 2048
 
@@ -129,6 +131,19 @@ def test_the_page_fits(model: Path, monkeypatch: pytest.MonkeyPatch, width: int)
 def test_what_cannot_be_is_refused_before_anything_is_measured(model: Path, options: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
         ask(model, *options)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.skipif(sys.platform != "linux", reason="files without a name are read through /proc")
+def test_the_file_that_is_written_to_be_read_has_no_name(tmp_path: Path):
+    """So that no kill leaves it behind."""
+    subject = doctor_model._Subject("m", ModelConfig.model_validate(weight_rates._DISK_SHAPE), None, None, {}, 0)
+    subject = dataclasses.replace(subject, packed=tmp_path / "m.aqw")
+    with doctor_model._readable_file(subject) as file:
+        assert file.stat().st_dev == tmp_path.stat().st_dev
+        assert file.stat().st_size == weight_rates.MIN_FILE_BYTES
+        assert weight_rates._disk_rate(doctor_model.native_module(), file, 1 << 20, 4)[0] > 0
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_nobody_knows():

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from adapter_parts import adapter_tensors, flagai_adapter, random_adapter, write_adapter
 from aquila.checkpoint.adapter import read_adapter
+from aquila.checkpoint.convert import convert
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.checkpoint.tensors import DTYPES, from_array
 from aquila.cli.lora import app
@@ -62,6 +63,15 @@ def test_other_formats_are_written_and_quantised_bases_are_widened(base: Path, t
     assert merged.dtype == "fp16"
     for name in merged.tensors:
         np.testing.assert_allclose(values(merged, name), values(exact, name), rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_merged_model_can_be_quantised(base: Path, tmp_path: Path):
+    """As converting the merged model does it."""
+    folder = random_adapter(tmp_path / "a", CONFIG)
+    run("merge", base, folder, tmp_path / "one.gguf", "--to", "gguf", "--quantize", "q8_0")
+    run("merge", base, folder, tmp_path / "merged")
+    convert(tmp_path / "merged", tmp_path / "two.gguf", to="gguf", quantize="q8_0")
+    assert_equal(open_checkpoint(tmp_path / "one.gguf").tensors, open_checkpoint(tmp_path / "two.gguf").tensors)
 
 
 def test_flagais_adapter_is_merged_as_the_same_adapter(base: Path, tmp_path: Path):

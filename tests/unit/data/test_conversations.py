@@ -75,6 +75,8 @@ def test_the_published_samples_are_all_read():
         ({"conversations": [3]}, "conversations[0]: expected an object, got 3"),
         ({"conversations": [{"from": "human"}]}, "conversations[0].value: is missing"),
         ({"conversations": [{"from": "tool", "value": ""}]}, 'conversations[0].from: "tool" is none of human, user, '),
+        ({"conversations": [{"from": "\ud800", "value": ""}]}, 'conversations[0].from: "\\ud800" is none of human, '),
+        ({"\udfff": 1, "y" * 50: 2}, f"has \\udfff, {'y' * 37}...; expected messages, "),
         ({"conversations": [{"from": "human", "value": 5}]}, "conversations[0].value: expected a text, got 5"),
         ({"conversations": [ANSWERED]}, "conversations[0]: the assistant speaks, but it is the user's turn"),
         ({"conversations": [ASKED, ASKED]}, "conversations[1]: the user speaks, but it is the assistant's turn"),
@@ -111,6 +113,7 @@ def test_a_fault_names_line_and_field(record, fault):
     found = parse_conversation(record, "f.jsonl, line 7")
     assert isinstance(found, Problem)
     assert str(found).startswith(f"f.jsonl, line 7: {fault}")
+    assert str(found).encode()  # as a terminal gets it
 
 
 def test_faults_of_lines_stop_no_other_line(tmp_path):

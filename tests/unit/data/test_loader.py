@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aquila.config import load_config
-from aquila.data.batch import IGNORE, Batch, concatenate
+from aquila.data.batch import IGNORE, Batch
 from aquila.data.config import DataConfig
 from aquila.data.loader import open_loader
 from aquila.data.shards import Shard
@@ -22,6 +22,10 @@ def folder(tmp_path_factory):
     pack_texts(path / "zh", [f"第{n}句：今天天气很好。\n" * 3 for n in range(40)])
     pack_texts(path / "code")
     return path
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    return Batch(*(np.concatenate([getattr(each, name) for each in batches]) for name in vars(batches[0])))
 
 
 def same(a: Batch, b: Batch) -> bool:

@@ -77,7 +77,7 @@ def test_lines_that_cannot_be_used_are_named_and_counted(tmp_path, monkeypatch):
     good = b'{"text": "good line"}\n'
     (tmp_path / "a.jsonl").write_bytes(
         good + b"{oops\n" + good + b"\n" + b'{"text": 5}\n' + b'["x"]\n' + b'{"text": "\xff"}\n' + b'{"text": ""}\n'
-        b'{"text": "\\ud800"}\n' + good.rstrip()
+        b'{"text": "\\ud800"}\n' + b'{"n": %s}\n' % (b"1" * 5000) + good.rstrip()
     )
     (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
     report = pack([tmp_path / "a.jsonl", tmp_path / "latin.txt"], tiny_tokenizer(), tmp_path / "out")
@@ -88,6 +88,7 @@ def test_lines_that_cannot_be_used_are_named_and_counted(tmp_path, monkeypatch):
         f"{source} 6: a JSON list, expected an object",
         f"{source} 7: byte 10 (0xff) is not UTF-8",
         f"{source} 9: half a surrogate pair (U+D800) at character 1",
+        f"{source} 10: a number of more than 4300 digits",
         f"{tmp_path}/latin.txt: byte 1 (0xe9) is not UTF-8",
     )
     assert (report.num_documents, report.num_empty) == (3, 2)
@@ -236,6 +237,17 @@ def test_a_users_own_json_is_not_replaced(tmp_path):
     with pytest.raises(DataError, match=r"settings\.json: not what `aquila data pack` writes"):
         pack([source], tiny_tokenizer(), tmp_path / "settings")
     assert (tmp_path / "settings.json").read_text(encoding="utf-8") == '{"theme": "dark"}'
+
+
+def test_another_programs_shard_is_not_replaced(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
+    pack_texts(tmp_path / "out", ["two", "three"])
+    (tmp_path / "out.json").unlink()  # which others do not write
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match=r"out\.idx: a shard that `aquila data pack` did not write is there; choose"):
+        pack([source], tiny_tokenizer(), tmp_path / "out")
+    assert files(tmp_path) == before
+    assert not (tmp_path / "out.parts").exists()
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):

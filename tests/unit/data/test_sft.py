@@ -1,6 +1,7 @@
 """Conversations as they are learned: labels as a slow rendering gives them, and nothing cut in silence."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -181,6 +182,26 @@ def test_large_files_are_encoded_once(tmp_path, monkeypatch, caplog):
             assert getattr(other, name).tolist() == getattr(first, name).tolist()
     write_jsonl(path, [record("Q", "another")])
     assert len(load()) == 1
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sft, "KEPT_FROM_BYTES", 0)
+    path = write_jsonl(tmp_path / "a.jsonl", [record("Q", "A")])
+    (cache_dir()).mkdir(parents=True, exist_ok=True)
+    (cache_dir() / "conversations").write_text("in the way", encoding="utf-8")
+    assert len(load_conversations([path], TEMPLATES["bair_v1"], tiny_tokenizer(), length=64)) == 1
+    (line,) = caplog.messages
+    assert re.search(r"conversations.*: cannot be written \(.*\); going on without", line)
+
+
+def test_another_encoding_leaves_what_was_kept_alone(tmp_path, monkeypatch):
+    """The files and the tokenizer say nothing of how a program encodes."""
+    monkeypatch.setattr(sft, "KEPT_FROM_BYTES", 0)
+    path = write_jsonl(tmp_path / "a.jsonl", [record("Q", "A")])
+    for version in (1, 2, 2):
+        monkeypatch.setattr(sft, "_VERSION", version)
+        load_conversations([path], TEMPLATES["bair_v1"], tiny_tokenizer(), length=64)
+    assert len(list((cache_dir() / "conversations").iterdir())) == 2
 
 
 def test_nothing_usable_and_no_template_are_errors(tmp_path):

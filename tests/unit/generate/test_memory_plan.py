@@ -1,5 +1,6 @@
 """How a memory limit is spent, by arithmetic: for the published models, and against what the decoder allocates."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -256,3 +257,27 @@ def test_the_decoder_allocates_what_is_planned(tmp_path, changes: dict[str, int]
     rounding = 8 * 4096  # each of eight allocations ends with a page
     assert decoder.scratch_bytes <= step_bytes(config, tokens, threads) + rounding
     assert decoder.stream_bytes <= slots * 2 * (job + 12288)
+
+
+@pytest.mark.skipif(not usable_kernels(), reason="the native kernels are not built")
+@pytest.mark.parametrize("tokens", [1, 200])
+def test_a_step_far_into_a_text_takes_what_is_planned(tmp_path, tokens: int):
+    """With the angles, sines and cosines that Python computes for it, and the partial sums of a token alone."""
+    from aquila.checkpoint.open import open_checkpoint
+    from aquila.generate.native_runner import make_native_runner
+    from aquila.generate.runner import SequenceStep
+    from parts import tiny_checkpoint
+
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path / "tiny", head_dim=128, max_position_embeddings=32768))
+    runner = make_native_runner(native_module(), checkpoint, kv_bytes=1 << 20, threads=1)
+    pages = [0] * (32768 // PAGE_SIZE)
+    start = 32768 - tokens
+    tracemalloc.start()
+    try:
+        runner.step([SequenceStep([1] * tokens, start, pages, 1)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    runner.step([SequenceStep([1], start, pages, 1)])
+    rounding = 8 * 4096
+    assert runner.decoder.scratch_bytes + peak <= step_bytes(checkpoint.config, tokens, 1) + rounding

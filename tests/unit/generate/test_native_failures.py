@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aquila.checkpoint.native_weights import choose_formats
 from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.checkpoint.packed_writer import quantise
+from aquila.checkpoint.tensors import LazyTensor
 from aquila.errors import GenerationError
-from aquila.generate.native_runner import NativeRunner, make_decoder, make_native_runner, place_weights
+from aquila.generate.memory_forecast import smallest_limit
+from aquila.generate.native_runner import (
+    NativeRunner,
+    make_decoder,
+    make_limited_runner,
+    make_native_runner,
+    place_weights,
+    planner,
+)
 from aquila.generate.runner import SequenceStep
 from aquila.kernels.formats import FORMATS
 from aquila.kernels.native import native_module, usable_kernels
@@ -164,6 +174,38 @@ def test_a_file_that_is_gone_at_the_start(packed: Path):
     decoder = streamed(packed).decoder
     with pytest.raises(RuntimeError, match=r"nothing\.aqw: cannot be opened: No such file"):
         decoder.set_stream(str(packed.with_name("nothing.aqw")), 4096, 3, 2)
+
+
+def then(tensor: LazyTensor, happens: Callable[[], object]) -> LazyTensor:
+    """The tensor, and what happens once it has been read."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        values = tensor.read(start, stop)
+        happens()
+        return values
+
+    return LazyTensor(tensor.shape, tensor.dtype, read)
+
+
+def test_a_file_that_ends_early_while_it_is_loaded(packed: Path):
+    checkpoint = open_checkpoint(packed)
+    first, second = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
+    formats = choose_formats(checkpoint.tensors, None) | {first: "f32"}  # read in Python, and the rest by the kernels
+    checkpoint.tensors[first] = then(checkpoint.tensors[first], lambda: os.truncate(packed, 4096))
+    decoder = make_decoder(native_module(), checkpoint.config, threads=1)
+    with pytest.raises(GenerationError, match=r"model\.aqw: .*; check the disk, and `aquila verify` the file"):
+        place_weights(native_module(), decoder, checkpoint, formats, pinned=(first, second))
+
+
+def test_a_file_that_is_gone_before_the_ring_opens_it(tmp_path: Path):
+    shape = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}  # 16 MiB: more than the ring
+    checkpoint = open_checkpoint(quantise(tiny_checkpoint(tmp_path / "plain", **shape), tmp_path / "m.aqw", to="w8"))
+    formats = choose_formats(checkpoint.tensors, None)
+    last = "model.layers.3.post_attention_layernorm.weight"
+    checkpoint.tensors[last] = then(checkpoint.tensors[last], lambda: checkpoint.path.unlink())
+    limit = smallest_limit(planner(checkpoint.config, formats)) + (1 << 20)
+    with pytest.raises(GenerationError, match=r"m\.aqw: cannot be opened: No such file.*; check the disk, and `aquila"):
+        make_limited_runner(native_module(), checkpoint, memory_limit=limit)
 
 
 def arguments(runner: NativeRunner, **changes: Any) -> dict[str, np.ndarray]:

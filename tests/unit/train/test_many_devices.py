@@ -24,7 +24,7 @@ def pretended(layout: Layout, rank: int) -> Iterator[Ranks]:
     """The place of one process among others that are not there; what it sends is not received."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.world)
     try:
-        yield connect(layout, torch.device("cpu"), rank, 0)
+        yield connect(layout, torch.device("cpu"), rank)
     finally:
         dist.destroy_process_group()
 

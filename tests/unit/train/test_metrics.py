@@ -9,6 +9,7 @@ from aquila.errors import ConfigError
 from aquila.train.metrics import JsonLines, open_tracker, read_lines
 from aquila.train.progress import format_duration, progress_line, short_count
 from aquila.train.recipe import LogConfig
+from train_parts import full_disk
 
 
 def test_a_resumed_file_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
@@ -36,6 +37,50 @@ def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
     lines.close()
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert record == {"step": 1, "loss": None, "grad_norm": None, "lr": 0.1}
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\u2029b", "a\u0085b", "a\x0cb"], ids=ascii)
+def test_what_a_model_writes_stays_in_its_line(tmp_path: Path, text: str) -> None:
+    """Some characters that JSON leaves alone end a line elsewhere."""
+    path = tmp_path / "samples.jsonl"
+    lines = JsonLines(path, last_step=-1)
+    lines.write({"step": 0, "continuation": text})
+    lines.close()
+    JsonLines(path, last_step=0).close()
+    assert read_lines(path) == [{"step": 0, "continuation": text}]
+
+
+def test_a_line_that_was_cut_inside_a_character_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    whole = '{"step": 0, "continuation": "汽车"}\n'.encode()
+    path.write_bytes(whole + whole[:-5])
+    assert read_lines(path) == [{"step": 0, "continuation": "汽车"}]
+    JsonLines(path, last_step=0).close()
+    assert path.read_bytes() == whole
+
+
+def test_a_full_disk_loses_no_line_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path, last_step=0)
+    with full_disk(100):  # in the middle of a line
+        for step in range(1, 20):
+            lines.write({"step": step, "loss": 1.5})
+        assert path.stat().st_size == 100
+    assert caplog.messages == [f"{path}: cannot be written: File too large; its lines wait in memory"]
+    lines.write({"step": 20, "loss": 1.5})
+    lines.close()
+    assert [line["step"] for line in read_lines(path)] == list(range(1, 21))
+
+
+def test_lines_that_the_disk_never_took_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path, last_step=0)
+    with full_disk(100):
+        for step in range(1, 20):
+            lines.write({"step": step})
+        lines.close()
+    assert f"{path}: 11 lines could not be written" in caplog.messages
+    assert [line["step"] for line in read_lines(path)] == list(range(1, 9))
 
 
 def test_a_loss_survives_the_file_to_the_last_bit(tmp_path: Path) -> None:

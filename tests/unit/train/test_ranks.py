@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from aquila.errors import ConfigError
-from aquila.train.ranks import start
+from aquila.train.ranks import RankError, own_errors, start
 from aquila.train.recipe import ParallelConfig
 
 
@@ -17,7 +17,6 @@ def test_alone_nothing_is_connected():
     assert not dist.is_initialized()
     assert ranks.columns(32) == slice(0, 32)
     assert ranks.sum(torch.tensor(3.0)).item() == 3.0
-    assert ranks.gather_objects("a") == ["a"]
     ranks.barrier()
     ranks.close()
 
@@ -38,3 +37,9 @@ def test_processes_that_do_not_fit_are_told_before_they_meet():
     with pytest.raises(ConfigError, match=r"^parallel: tp 4 does not divide 6 processes; start 4 or 8"):
         start(ParallelConfig(tp=4), {"WORLD_SIZE": "6", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "6"})
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("rank", "kind", "text"), [(0, ConfigError, "no room"), (3, RankError, "rank 3: no room")])
+def test_what_one_rank_meets_says_which(rank: int, kind: type[Exception], text: str):
+    with pytest.raises(kind, match=f"^{text}$"), own_errors(rank):
+        raise ConfigError("no room")

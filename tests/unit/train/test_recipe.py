@@ -1,5 +1,6 @@
 """Recipes: what is given wrong is named, and the resolved recipe says the same as the file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("stage=sft", "init.checkpoint: stage sft starts from trained weights"),
         ("tokenizer=null", "tokenizer: is required"),
         ("lora={r: 8}", "an adapter needs trained weights"),
+        (
+            "lora={targets: [q_prj]}",
+            "lora.targets.0: expected 'q_proj' | 'k_proj' | 'v_proj' | 'o_proj' | 'gate_proj' | 'up_proj' | 'down_proj'"
+            ", got 'q_prj'",
+        ),
+        ("lora={targets: []}", r"lora.targets: .* at least 1 item"),
     ],
 )
 def test_what_is_wrong_is_named(folder: Path, override: str, message: str) -> None:
@@ -138,11 +145,28 @@ def test_a_run_goes_on_with_its_own_recipe_only(folder: Path, tmp_path: Path) ->
     assert open_recipe(run_dir, ["train.lr=0.1"])[0].train.lr == 0.1
 
 
+def test_a_template_that_the_checkpoint_filled_in_is_no_other_recipe(folder: Path, tmp_path: Path) -> None:
+    from parts import tiny_checkpoint
+
+    base, chats, run_dir = tmp_path / "base", str(folder / "chats.jsonl"), tmp_path / "run"
+    tiny_checkpoint(base)
+    manifest = json.loads((base / "manifest.json").read_text(encoding="utf-8"))
+    (base / "manifest.json").write_text(json.dumps({**manifest, "chat_template": "aquila-v1"}), encoding="utf-8")
+    changes = {"stage": "sft", "model": None, "tokenizer": None, "init": {"checkpoint": str(base)}}
+    changes["data"] = {"sft": chats, "sequence_length": 64}
+    path = write_recipe(folder, "chats.yaml", **changes, run_dir=str(run_dir))
+    plan = make_plan(open_recipe(path, [])[0], 1)
+    assert plan.recipe.data.template == "aquila-v1"
+    save_recipe(plan.recipe, run_dir)
+    assert make_plan(open_recipe(path, [])[0], 1).loader.digest == plan.loader.digest
+    with pytest.raises(ConfigError, match=r"another recipe: data.template 'aquila-v1' -> 'chatml'"):
+        open_recipe(path, ["data.template=chatml"])
+
+
 def test_every_shipped_recipe_is_valid() -> None:
     from parts import ROOT
 
     recipes = sorted((ROOT / "recipes").glob("*/*.yaml"))
     assert len(recipes) >= 8
     for path in recipes:
-        if path.parent.name != "data" and path.parent.name != "rl":
-            load_recipe([path])
+        load_recipe([path])

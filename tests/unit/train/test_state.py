@@ -1,9 +1,6 @@
 """A run that is saved and loaded goes on bit for bit; what cannot be loaded is named; what fails costs nothing."""
 
 import logging
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,10 @@ from torch import Tensor, nn
 from aquila.checkpoint.open import open_checkpoint
 from aquila.checkpoint.run_folder import RunFolder
 from aquila.errors import CheckpointError
-from aquila.train.export import export_checkpoint, export_run
+from aquila.train.export import export_checkpoint, export_run, is_exported
 from aquila.train.state import MAX_FAILURES, Checkpoints, Identity, RunFacts, TrainState
 from parts import tiny_config, tiny_model, tiny_tokenizer
+from train_parts import full_disk
 
 IDENTITY = Identity(model="m" * 8, tokenizer="t" * 8, data="d" * 8)
 
@@ -209,17 +207,6 @@ def test_when_none_is_whole_the_run_does_not_begin_anew(tmp_path: Path):
         Run(tmp_path).load()
 
 
-@contextmanager
-def full_disk(num_bytes: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes; writing more fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_costs_one_save_and_nothing_else(tmp_path: Path, caplog):
     run = Run(tmp_path)
     run.step()
@@ -276,14 +263,52 @@ def test_old_checkpoints_go_when_new_ones_are_there(tmp_path: Path):
     assert RunFolder(tmp_path).steps() == [7, 6, 3]
 
 
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_saved(tmp_path: Path):
+    run = Run(tmp_path)
+    run.save(wait=True)
+    for _ in range(3):
+        run.step()
+    run.save(wait=True)
+    run.checkpoints.close()
+    flip_a_bit(RunFolder(tmp_path).checkpoint(3))
+    again = Run(tmp_path, keep_last=1)
+    again.load()
+    again.step()
+    again.save(wait=True)
+    again.checkpoints.close()
+    assert RunFolder(tmp_path).steps() == [3, 1]
+    last = Run(tmp_path, seed=1)
+    last.load()
+    assert_same(last, again)
+
+
+def test_an_export_that_fails_is_no_save_that_failed(tmp_path: Path, caplog):
+    (tmp_path / "exports").write_text("a file where a folder should be")
+    run = Run(tmp_path, on_published=lambda path: export_checkpoint(path, "hf"))
+    for _ in range(MAX_FAILURES + 1):
+        run.step()
+        run.save()
+    run.checkpoints.close()
+    assert run.checkpoints.failures_in_a_row == 0
+    assert RunFolder(tmp_path).steps()[0] == MAX_FAILURES + 1
+    message = f"step 1 is saved, but what is made of it could not be: {tmp_path / 'exports'}: File exists"
+    assert message in caplog.messages
+
+
 def test_a_save_is_exported_as_models_that_load(tmp_path: Path):
     run = Run(tmp_path, keep_last=1, on_published=lambda path: export_checkpoint(path, "hf"))
+    mine = ("best", "step-by-step", "step-00000001-mine")
+    for name in (*mine, ".step-00000002-hf.0123abcd.tmp"):  # of a user, and of a process that was killed
+        (tmp_path / "exports" / name).mkdir(parents=True)
     for _ in range(2):
         run.step()
         run.save()
     run.checkpoints.close()
-    assert [folder.name for folder in (tmp_path / "exports").iterdir()] == ["step-00000002-hf"]
+    assert {folder.name for folder in (tmp_path / "exports").iterdir()} == {*mine, "step-00000002-hf"}
+    assert not is_exported(tmp_path, 2)
     assert export_run(tmp_path) == tmp_path / "model"
+    assert is_exported(tmp_path, 2)
+    assert not is_exported(tmp_path, 3)  # the run was extended since
     assert export_run(tmp_path) == tmp_path / "model"  # a second end replaces the first
     weights = run.model.state_dict()
     for path in (tmp_path, tmp_path / "model", tmp_path / "exports" / "step-00000002-hf"):

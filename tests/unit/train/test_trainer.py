@@ -1,5 +1,6 @@
 """The loop in one process: what it writes, that a stopped run goes on to the last bit, how a step may be cut."""
 
+import logging
 import os
 import signal
 from collections.abc import Mapping
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from aquila.checkpoint.convert import convert
 from aquila.errors import CheckpointError, TrainingError
 from aquila.train.start import run_recipe
 from train_parts import metrics_of, recipe_of, run_folder, same_part
@@ -52,8 +55,6 @@ def test_the_loss_falls_on_training_and_held_out_text(folder: Path) -> None:
 
 def test_the_trained_model_is_left_where_other_commands_load_it(folder: Path) -> None:
     """And it gives the held-out loss that the run measured: another program, another route."""
-    import torch
-
     from aquila.checkpoint.open import open_checkpoint
     from aquila.checkpoint.torch_model import load_model
     from aquila.data.config import DataConfig
@@ -116,25 +117,73 @@ def test_how_a_step_is_cut_does_not_matter(folder: Path, tmp_path: Path) -> None
     assert losses[8] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_a_finished_run_says_so_and_changes_nothing(folder: Path) -> None:
-    before = (folder / "run" / "metrics.jsonl").read_bytes()
-    outcome = run_recipe(recipe_of(folder), folder / "run")
-    assert outcome.step == 8
-    assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+def test_a_finished_run_says_so_and_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As the command has it, with a recipe that does not name the folder: the plan does."""
+    from aquila.cli.train_run import train
+
+    run_dir = folder / "run"
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    written = (run_dir / "model" / "model.safetensors").stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        assert train(recipe_of(folder, run_dir=None), run_dir) == 0
+    assert f"nothing left to do: all 8 steps of {run_dir} are done" in caplog.messages
+    assert f"run         {run_dir}" in caplog.messages
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+    assert (run_dir / "model" / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_run_of_other_data_is_refused(folder: Path) -> None:
     """Whatever the recipe says: the digest of what was trained on is in the checkpoint."""
     recipe = recipe_of(folder, data__path=str(folder / "held"))
-    before = (folder / "run" / "metrics.jsonl").read_bytes()
+    files = [folder / "run" / name for name in ("metrics.jsonl", "recipe.yaml")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(CheckpointError, match="was trained with other data: digest"):
         run_recipe(recipe, folder / "run")
-    assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("form", ["hf", "gguf"])
+def test_an_adapter_goes_on_whatever_else_lies_beside_its_base(folder: Path, tmp_path: Path, form: str) -> None:
+    """Its base is the weights; and the adapter is left as it was."""
+    base = tmp_path / "base" if form == "hf" else tmp_path / "base" / "base.gguf"
+    base.parent.mkdir(exist_ok=True)
+    convert(folder / "run" / "model", base, to=form)
+    recipe = recipe_of(
+        folder,
+        stage="continue",
+        model=None,
+        tokenizer=None,
+        init={"checkpoint": str(base)},
+        train__steps=1,
+        train__warmup_steps=0,
+        eval={"eval_interval": 0},
+        lora={"r": 2},
+    )
+    run_recipe(recipe, tmp_path / "run")
+    weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    (tmp_path / "base" / ("notes.txt" if form == "hf" else "another.gguf")).write_text("x")
+    assert run_recipe(recipe, tmp_path / "run").num_steps == 0
+    assert weights.stat().st_mtime_ns == written
+    file = base if form == "gguf" else base / "model.safetensors"
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(CheckpointError):
+        run_recipe(recipe, tmp_path / "run")
+
+
+def test_a_full_device_is_one_line(folder: Path, tmp_path: Path) -> None:
+    def full(record: Mapping[str, Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 79 GiB")
+
+    message = (
+        r"^rank 0: cpu has not enough memory \(CUDA out of memory\); lower train.micro_batch_size, now 4, or set "
+        r"parallel.activation_checkpointing=full; --dry-run shows what fits$"
+    )
+    with pytest.raises(TrainingError, match=message):
+        run_recipe(recipe_of(folder, eval={"eval_interval": 0}), tmp_path / "run", on_step=full)
 
 
 def test_weights_that_are_not_numbers_end_the_run_at_once(folder: Path, tmp_path: Path) -> None:
-    import torch
-
     from aquila.checkpoint.checkpoint import Export
     from aquila.checkpoint.native import write_native
     from aquila.checkpoint.tensors import from_array
