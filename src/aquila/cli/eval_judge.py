@@ -47,7 +47,7 @@ def judge(
     from aquila.evaluate.tasks import read_benchmark
     from aquila.sandbox.toolchains import language_of
 
-    ks, rules = _parse_ks(k), _make_rules(rule, bench, timeout)
+    ks, rules = parse_ks(k), make_rules(rule, bench, timeout)
     language = language_of(lang) if lang else ("python" if bench == "humaneval" else None)
     if data is not None or language is None:
         benchmark = read_benchmark(bench, data or _refuse_without_data(bench), language)
@@ -135,7 +135,7 @@ def _refuse_without_data(bench: str) -> Path:
     raise ConfigError(f"--bench {bench} has a file for each language: give --data FILE, or --lang")
 
 
-def _parse_ks(text: str) -> list[int]:
+def parse_ks(text: str) -> list[int]:
     from aquila.errors import ConfigError
 
     try:
@@ -147,7 +147,7 @@ def _parse_ks(text: str) -> list[int]:
     return ks
 
 
-def _make_rules(rule: str, bench: str, timeout: float | None) -> "Rules":
+def make_rules(rule: str, bench: str, timeout: float | None) -> "Rules":
     from aquila.errors import ConfigError
     from aquila.evaluate.judge.official import SECONDS
     from aquila.evaluate.judge.rules import Rules

@@ -94,6 +94,11 @@ def score_text(
     return Score(num_bytes, len(counted), nats)
 
 
+def can_score(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether a text has a token that something predicts."""
+    return len(tokenizer.encode(text)) > (0 if tokenizer.add_bos_token and tokenizer.bos_token_id is not None else 1)
+
+
 def _windows(num_tokens: int, first: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """Start and end of each window, and the first token in it that is to be scored."""
     start, scored = 0, first

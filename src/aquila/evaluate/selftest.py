@@ -19,6 +19,7 @@ _STUBS = {
     "java": "        throw new IllegalStateException();\n    }\n}\n",
     "js": "  return undefined\n}\n",
     "go": '    panic("nothing")\n}\n',
+    "rust": '    panic!("nothing")\n}\n',
 }
 
 

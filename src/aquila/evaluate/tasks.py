@@ -167,7 +167,7 @@ _FUNCTIONS = {
     "go": r"^func (\w+)\(",
     "rust": r"^\s*(?:pub )?fn (\w+)",
     "java": r"^    public .*?(\w+)\(",
-    "cpp": r"(\w+)\s*\([^()]*\)\s*\{\s*$",
+    "cpp": r"^\S.*?(\w+)\s*\([^()]*\)\s*\{\s*$",
 }
 
 

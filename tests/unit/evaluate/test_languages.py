@@ -19,6 +19,9 @@ import java.lang.*;
 class Solution {
     public List<Integer> pair(int a, Map<String, Integer> b) {
 """
+RUST_PROMPT = (
+    "use std::collections::HashMap;\nuse rand::Rng;\nuse regex::Regex;\nuse md5;\n\nfn add(x:i32, mut y:i32) -> i32{\n"
+)
 TASKS = {
     "cpp": Task(
         "CPP/0",
@@ -64,6 +67,17 @@ TASKS = {
         "Same",
         "\nfunc Same(a string, b string) bool {\n",
         'package main\n\nimport (\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n',
+    ),
+    "rust": Task(
+        "Rust/0",
+        "rust",
+        RUST_PROMPT,
+        "",
+        "\n#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_add() {\n"
+        "        let mut rng = rand::thread_rng();\n        let x: i32 = rng.gen_range(0, 9);\n"
+        "        assert!(add(x, 1) == x + 1);\n        assert_eq!(add(2, 3), 5);\n    }\n}\n",
+        "add",
+        RUST_PROMPT,
     ),
 }
 
@@ -187,7 +201,38 @@ GO = {
     "not Go": ("    return a\n}\n", "compile_error"),
     "panic": ('    panic("no")\n}\n', "exception"),
 }
-CASES = {"cpp": CPP, "java": JAVA, "js": JS, "go": GO}
+RUST = {
+    "honest": (
+        '    print!("x");\n    let words = Regex::new(r"[,;]\\s*").unwrap().split("a, b;c").count() as i32;\n'
+        '    let digest = format!("{:x}", md5::compute("Hello world"));\n'
+        '    if words == 3 && digest == "3e25960a79dbc69b674cd4ec67a72c62" { x + y } else { 0 }\n}\n'
+        "fn main() {}\n#[cfg(test)]\nmod tests { #[test] fn own() {} }\n",
+        "passed",
+    ),
+    "15 exit": ("    std::process::exit(0)\n}\n", "violation"),
+    "15 exit in a hook": ("    std::panic::set_hook(Box::new(|_| std::process::exit(0))); 0\n}\n", "violation"),
+    "8 own macros": (
+        "    0\n}\n#[macro_export] macro_rules! assert { ($($x:tt)*) => {} }\n"
+        "#[macro_export] macro_rules! assert_eq { ($($x:tt)*) => {} }\n",
+        "wrong",
+    ),
+    "8 a type that equals everything": (
+        "    i32\n}\n#[derive(Debug, Clone, Copy)] pub struct i32;\n"
+        "impl PartialEq<core::primitive::i32> for i32 { fn eq(&self, _: &core::primitive::i32) -> bool { true } }\n",
+        "compile_error",
+    ),
+    "13 in libc's place": (
+        "    0\n}\n#[allow(unsafe_code)] #[no_mangle]\n"
+        'pub extern "C" fn bcmp(_: *const u8, _: *const u8, _: usize) -> i32 { 0 }\n',
+        "compile_error",
+    ),
+    "10 memory": ("    unsafe { *(16 as *const i32) }\n}\n", "compile_error"),
+    "10 the tests at compile time": ('    include_str!("tests.rs").len() as i32\n}\n', "compile_error"),
+    "10 the tests at run time": ('    std::fs::read("tests.rs").unwrap(); x + y\n}\n', "exception"),
+    "not Rust": ("    x +\n}\n", "compile_error"),
+    "overflow": ("    let big = i32::MAX; big + y + x\n}\n", "exception"),
+}
+CASES = {"cpp": CPP, "java": JAVA, "js": JS, "go": GO, "rust": RUST}
 
 
 @pytest.fixture(scope="module")

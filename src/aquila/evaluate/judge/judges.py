@@ -11,6 +11,7 @@ from aquila.evaluate.judge.marked import MarkedJudge
 from aquila.evaluate.judge.official import OfficialJudge
 from aquila.evaluate.judge.python import PythonJudge
 from aquila.evaluate.judge.rules import Rules
+from aquila.evaluate.judge.rust import Rust
 from aquila.evaluate.tasks import Task
 from aquila.evaluate.verdict import Verdict
 from aquila.sandbox.isolation import Isolation
@@ -49,4 +50,4 @@ def open_judge(language: str, isolation: Isolation, rules: Rules) -> Judge:
     return MarkedJudge(_LANGUAGES[language](), isolation, rules)
 
 
-_LANGUAGES = {"cpp": Cpp, "go": Go, "java": Java, "js": JavaScript}
+_LANGUAGES = {"cpp": Cpp, "go": Go, "java": Java, "js": JavaScript, "rust": Rust}

@@ -120,7 +120,7 @@ class MarkedJudge:
         step = Step(plan.run, self._language.limits.within(self._rules.seconds), stdin=nonce)
         outcomes = self._sandbox.run(Job([*plan.builds, step], plan.files, disk_bytes=self._language.disk_bytes))
         built = len(outcomes) > len(plan.builds)
-        status, detail = self._read_run(outcomes[-1], nonce) if built else _read_build(outcomes[-1])
+        status, detail = self._read_run(outcomes[-1], nonce) if built else read_build(outcomes[-1])
         return Verdict(status, detail, time.monotonic() - started, outcomes[-1].peak_bytes)
 
     def _read_run(self, outcome: Outcome, nonce: bytes) -> tuple[Status, str]:
@@ -140,7 +140,8 @@ class MarkedJudge:
         return explain_end(outcome)
 
 
-def _read_build(outcome: Outcome) -> tuple[Status, str]:
+def read_build(outcome: Outcome) -> tuple[Status, str]:
+    """Why a sample could not be built."""
     if outcome.status == "exited":
         return "compile_error", _last_line(outcome.stdout + outcome.stderr, first_with=b"error")
     status, detail = explain_end(outcome)

@@ -64,7 +64,7 @@ def judge_programs(
     waiting = deque({program.digest: program for program in programs}.values())
     num_workers = min(num_workers or default_workers(benchmark.language), len(waiting))
     verdicts: dict[str, Verdict] = {}
-    with _Pool(benchmark, isolation, rules, num_workers) as pool:
+    with Pool(benchmark, isolation, rules, num_workers) as pool:
         for program, verdict in pool.judge(waiting):
             verdicts[program.digest] = verdict
             if on_verdict:
@@ -126,7 +126,9 @@ class _Worker:
             self.process.stdin.flush()
 
 
-class _Pool:
+class Pool:
+    """Judging processes, which stay for as long as it is open."""
+
     def __init__(self, benchmark: Benchmark, isolation: Isolation, rules: Rules, num_workers: int) -> None:
         self._seconds = rules.seconds + _PATIENCE_SECONDS
         self._order = {
@@ -144,8 +146,9 @@ class _Pool:
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         self._num_workers = num_workers
+        self._tried: set[str] = set()  # programs that a judge has died over once
 
-    def __enter__(self) -> "_Pool":
+    def __enter__(self) -> "Pool":
         for _ in range(self._num_workers):
             self._add()
         return self
@@ -155,26 +158,37 @@ class _Pool:
             worker.end()
         self._selector.close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a program is being judged."""
+        return any(worker.program for worker in self._workers)
+
     def judge(self, waiting: deque[Program]) -> Iterator[tuple[Program, Verdict]]:
         """Every program's verdict as it comes. A judge that dies over a program gets one successor to try it again."""
-        tried: set[str] = set()
-        while waiting or any(worker.program for worker in self._workers):
-            for key, _ in self._selector.select(timeout=1.0):
-                worker: _Worker = key.data
-                message = worker.read()
-                program = worker.program
-                if message is None:
-                    yield from self._replace(worker, waiting, tried)
-                    continue
-                if "failed" in message:
-                    raise _error_of(message)
-                worker.ready = True
-                worker.program = None
-                if program is not None:
-                    yield program, Verdict(**message)
-                if waiting:
-                    worker.give(waiting.popleft(), self._seconds)
-            yield from self._end_overdue()
+        while waiting or self.busy:
+            yield from self.poll(waiting, 1.0)
+
+    def poll(self, waiting: deque[Program], seconds: float) -> Iterator[tuple[Program, Verdict]]:
+        """Hands out programs and gives the verdicts that come within a while."""
+        for worker in self._workers:
+            if waiting and worker.ready and worker.program is None:
+                worker.give(waiting.popleft(), self._seconds)
+        for key, _ in self._selector.select(timeout=seconds):
+            worker: _Worker = key.data
+            message = worker.read()
+            program = worker.program
+            if message is None:
+                yield from self._replace(worker, waiting)
+                continue
+            if "failed" in message:
+                raise _error_of(message)
+            worker.ready = True
+            worker.program = None
+            if program is not None:
+                yield program, Verdict(**message)
+            if waiting:
+                worker.give(waiting.popleft(), self._seconds)
+        yield from self._end_overdue()
 
     def _end_overdue(self) -> Iterator[tuple[Program, Verdict]]:
         for worker in [each for each in self._workers if each.program and time.monotonic() > each.deadline]:
@@ -183,14 +197,14 @@ class _Pool:
             self._remove(worker)
             self._add()
 
-    def _replace(self, worker: _Worker, waiting: deque[Program], tried: set[str]) -> Iterator[tuple[Program, Verdict]]:
+    def _replace(self, worker: _Worker, waiting: deque[Program]) -> Iterator[tuple[Program, Verdict]]:
         program = worker.program
         if program is None and not worker.ready:
             raise EvaluationError("a judging process ended while it started; its messages are above")
-        if program is not None and program.digest in tried:
+        if program is not None and program.digest in self._tried:
             yield program, Verdict("harness_error", "the judging process died twice over this sample")
         elif program is not None:
-            tried.add(program.digest)
+            self._tried.add(program.digest)
             waiting.appendleft(program)
         self._remove(worker)
         self._add()
