@@ -28,6 +28,7 @@ MAY_LOAD_TORCH = {
     "aquila.generate.layer_stream",
     "aquila.checkpoint.torch_model",
     "aquila.checkpoint.quantised_base",
+    "aquila.evaluate.lm_eval_adapter",  # needs an extra, which loads what it likes
 }
 HEAVY = {"torch", "numpy", "tokenizers", "transformers", "httpx", "pydantic"}
 
