@@ -103,12 +103,8 @@ def read_choice_set(
 
     Args:
         task: the benchmark.
-<<<<<<< HEAD
         data: files, or folders of them. A file that is given and whose name does not say what it is for holds
             questions; in a folder it is left out.
-=======
-        data: files, or folders of them. A file whose name does not say what it is for holds questions.
->>>>>>> main
         examples: files whose questions are the examples, whatever their names say.
         split: which one is asked, instead of the usual one.
         subjects: only these; all where it is empty.
@@ -120,11 +116,8 @@ def read_choice_set(
     digests: dict[str, str] = {}
     for path in _files(data):
         subject, part = _name_of(path)
-<<<<<<< HEAD
         if part is None and path not in data:
             continue  # MMLU's auxiliary_train, for one
-=======
->>>>>>> main
         found.setdefault(part or "given", []).append((path, list(_read(task, path, subject, digests, part))))
     asked = [split] if split else ["given", *task.questions]
     chosen = next((part for part in asked if any(questions for _, questions in found.get(part, []))), None)
@@ -160,11 +153,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise EvaluationError(f"{path}: has no .csv or .jsonl file; give the folder of a benchmark's files")
             files += inside
-<<<<<<< HEAD
         elif not path.exists():
             raise EvaluationError(f"{path}: no such file or folder; give a benchmark's files, or the folder of them")
-=======
->>>>>>> main
         elif path.suffix not in _SUFFIXES:
             raise EvaluationError(f"{path}: is no .csv or .jsonl file; give a benchmark's files, unpacked")
         else:
