@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo fmt lint types layers docs check test bench sanitize size clean help
+.PHONY: setup demo fmt lint types layers docs check test selftest web-test clients bench sanitize size clean help
 
 NATIVE := $(wildcard native/*.cpp native/*.h native/CMakeLists.txt)
 
@@ -31,6 +31,18 @@ check: lint types layers docs ## all of lint, types, layers, docs
 test: setup ## the test suite, on two workers
 	@$(BIN)/aquila pull --quiet smollm2-135m || echo 'no smollm2-135m: the test on its weights is skipped'
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+selftest: setup ## can the judge be trusted: Python and JavaScript in full, a dozen tasks of each compiled language
+	@tools/toolchains.sh
+	@$(BIN)/aquila eval selftest --languages python,js --data ../shared/data/humaneval
+	@$(BIN)/aquila eval selftest --languages cpp,java,go --tasks 12 --data ../shared/data/humaneval
+web-test: setup ## the web page in a real Chromium
+	@tools/toolchains.sh
+	@npm --prefix tests/web --no-audit --no-fund --silent install
+	@$(BIN)/pytest tests/web -q
+clients: setup ## real clients of the server: openai, llm, litellm, aider, langchain, mistralai, lm-eval, codex, claude ...
+	@$(BIN)/aquila pull --quiet smollm2-135m
+	@tests/clients/install.sh
+	@$(BIN)/pytest tests/clients -q
 bench: setup ## every benchmark in its short form
 	@for script in bench/*.py; do echo "== $$script" && $(BIN)/python "$$script" --quick || exit 1; done
 sanitize: setup ## the native kernels under the address, undefined-behaviour and thread sanitizers
@@ -40,4 +52,4 @@ size: ## lines of code and the longest files
 clean: ## remove caches and build output, keep .venv
 	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache && find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

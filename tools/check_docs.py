@@ -24,7 +24,7 @@ COMMAND = re.compile(r"(?:\$ )?(aquila|make) ([a-z][a-z-]*)")
 
 def check(root: Path) -> Iterator[str]:
     """One line a fault: page, what is wrong, what to do."""
-    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     known = {"aquila": {name.split()[0] for name in command_names()}, "make": targets}
     for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md"))]:
         name, text = page.relative_to(root), page.read_text(encoding="utf-8")

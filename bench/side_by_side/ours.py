@@ -64,7 +64,7 @@ class Recorded:
         self.runner = runner
         self.token_ids = token_ids
         self.page_size, self.num_pages = runner.page_size, runner.num_pages
-        self.max_context = runner.max_context
+        self.max_context, self.vocab_size = runner.max_context, runner.vocab_size
         self.draft_tokens, self.row_cost = runner.draft_tokens, runner.row_cost
 
     def load_adapter(self, adapter: Adapter) -> int:

@@ -9,6 +9,7 @@
       DownloadError            a source cannot be reached, or does not deliver what it promised
       LaunchError              a machine cannot take part in a run, or has left it
       GenerationError          a request cannot be served by this model
+        UnsupportedError       nor could any request of its kind: the model was not made for it
       SandboxError             untrusted code cannot be run here, or not within the promised walls
       EvaluationError          a benchmark's data or samples cannot be used, or a score would not mean anything
       TrainingError            a run cannot go on
@@ -46,6 +47,10 @@ class DownloadError(AquilaError):
 
 
 class GenerationError(AquilaError):
+    pass
+
+
+class UnsupportedError(GenerationError):
     pass
 
 

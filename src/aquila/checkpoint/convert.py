@@ -35,6 +35,7 @@ _KEPT = (
     "licence_url",
     "preset",
     "chat_template",
+    "fill_in_the_middle",
     "source",
 )  # of the source's manifest
 _HEADROOM_BYTES = 32 << 20  # tokenizer and headers

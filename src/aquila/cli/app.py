@@ -6,7 +6,9 @@ import typer
 
 from aquila import __version__
 from aquila.cli import (
+    bench,
     chat,
+    complete,
     convert,
     data,
     demo,
@@ -15,10 +17,13 @@ from aquila.cli import (
     generate,
     launch,
     lora,
+    lsp,
     models,
     quantise,
     sandbox,
+    serve,
     tokenizer,
+    tools,
     train,
 )
 
@@ -31,6 +36,9 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(complete.complete)
+app.command()(lsp.lsp)
+app.command()(serve.serve)
 app.add_typer(models.app, name="models")
 app.command()(models.pull)
 app.command()(models.verify)
@@ -44,6 +52,8 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(data.app, name="data")
 app.add_typer(eval.app, name="eval")
 app.add_typer(sandbox.app, name="sandbox")
+app.add_typer(bench.app, name="bench")
+app.add_typer(tools.app, name="tools")
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 

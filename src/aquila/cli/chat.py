@@ -2,12 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aquila.cli.tools import EditModel, ImageModel, McpConfig, Pictures, confirm_on_terminal, tool_settings
+
 if TYPE_CHECKING:
-    from aquila.chat.session import ChatSession
+    from aquila.chat.conversation import Conversation
+    from aquila.chat.tools.registry import ToolSettings
+    from aquila.cli.tool_talk import ToolTalk
     from aquila.generate.load import Model
 
 DEFAULT_MAX_NEW_TOKENS = 1024  # clamped to the context; the engine's 200 cuts most answers
@@ -37,12 +41,25 @@ def chat(
     memory_limit: Annotated[
         str | None, typer.Option(help="Bytes of the whole process, as 2GiB or 2<<30; the rest is read from disk.")
     ] = None,
+    tools: Annotated[str | None, typer.Option(help="Tools that the model may call, separated by commas.")] = None,
+    image_model: ImageModel = None,
+    edit_model: EditModel = None,
+    mcp_config: McpConfig = None,
+    pictures: Pictures = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Tools may use the network, write and run programs unasked.")
+    ] = False,
+    base_url: Annotated[
+        str | None, typer.Option(envvar="AQUILA_BASE_URL", help="Talk to this OpenAI-compatible server instead.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="AQUILA_API_KEY", help="Key of the server.")] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing but the answer: no progress on stderr.")
     ] = False,
 ) -> None:
     """Chat with a model. In a pipe it answers once, as plain text: `echo question | aquila chat -q`."""
     from dataclasses import replace
+    from functools import partial
 
     from aquila.chat.session import ChatSession
     from aquila.generate.sampling import SamplingParams
@@ -54,14 +71,73 @@ def chat(
     )
     interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     message = None if interactive else _message(prompt)
+    settings = tool_settings(image_model, edit_model, mcp_config)
+    if tools is not None:
+        from aquila.chat.tools.registry import check_names
+
+        check_names(_names(tools), settings)  # a typo shows before the model is loaded
+    run = partial(_run, message=message, tools=tools, settings=settings, pictures=pictures, yes=yes, quiet=quiet)
+    if base_url is not None:
+        _refuse_local(template=template, adapter=adapter, quantize=quantize, memory_limit=memory_limit)
+        from aquila.chat.remote import RemoteSession
+
+        remote = RemoteSession(base_url, api_key=api_key, model=model, system=system, params=params)
+        run(remote)
+        return
     loaded = _load(model, template=template, adapter=adapter, quantize=quantize, memory_limit=memory_limit, quiet=quiet)
     session = ChatSession(
         loaded, template=template, system=system, params=params, adapter=None if adapter is None else str(adapter)
     )
-    if message is None:
-        _converse(session)
-    else:
-        _answer(session, message, quiet=quiet)
+    run(session)
+
+
+def _run(
+    session: "Conversation[Any]",
+    *,
+    message: str | None,
+    tools: str | None,
+    settings: "ToolSettings",
+    pictures: Path | None,
+    yes: bool,
+    quiet: bool,
+) -> None:
+    """A conversation, or one answer where there is a message."""
+    names = _names(tools or "")
+    if not names:
+        _converse(session) if message is None else _answer(session, message, quiet=quiet)
+        return
+    from rich.console import Console
+
+    from aquila.chat.tools.registry import ToolBox
+    from aquila.cli.repl import system_language
+    from aquila.cli.tool_talk import ToolTalk
+
+    notices = Console(stderr=True, highlight=False, markup=False, quiet=quiet)
+    with ToolBox(names, settings) as box:
+        talk = ToolTalk(
+            session,
+            box.tools,
+            confirm=confirm_on_terminal(yes=yes),
+            show=notices.print,
+            pictures=pictures,
+            language=system_language(),
+        )
+        _converse(session, talk) if message is None else _answer(session, message, quiet=quiet, talk=talk)
+
+
+def _names(tools: str) -> list[str]:
+    return [name.strip() for name in tools.split(",") if name.strip()]
+
+
+def _refuse_local(**options: object) -> None:
+    """`ConfigError` where an option for a model of this process goes with a server."""
+    from aquila.errors import ConfigError
+
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for a model of this process; leave it out with --base-url"
+            )
 
 
 def _message(prompt: str | None) -> str:
@@ -99,12 +175,15 @@ def _load(
     return load(model, adapters=adapters, quantize=quantize, memory_limit=memory_limit)
 
 
-def _answer(session: "ChatSession", message: str, *, quiet: bool) -> None:
+def _answer(session: "Conversation[Any]", message: str, *, quiet: bool, talk: "ToolTalk | None" = None) -> None:
     last = ""
-    for text in session.send(message):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        last = text
+    for answer in (session.send(message),) if talk is None else talk.send(message):
+        if last and not last.endswith("\n"):
+            sys.stdout.write("\n")
+        for text in answer:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            last = text
     if not last.endswith("\n"):
         sys.stdout.write("\n")
     stats = session.last_answer
@@ -112,12 +191,12 @@ def _answer(session: "ChatSession", message: str, *, quiet: bool) -> None:
         print(f"{stats.new_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s", file=sys.stderr)
 
 
-def _converse(session: "ChatSession") -> None:
+def _converse(session: "Conversation[Any]", talk: "ToolTalk | None" = None) -> None:
     from rich.console import Console
 
     from aquila.cli.repl import Repl, system_language
     from aquila.cli.repl_prompt import terminal_reader
     from aquila.files import cache_dir
 
-    repl = Repl(session, Console(highlight=False), language=system_language())
+    repl = Repl(session, Console(highlight=False), language=system_language(), tools=talk)
     repl.run(terminal_reader(cache_dir() / "chat_history", toolbar=repl.toolbar))

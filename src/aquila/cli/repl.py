@@ -7,19 +7,21 @@ import difflib
 import locale
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from aquila.chat.session import ChatSession
+from aquila.chat.conversation import Conversation
 from aquila.cli.live_markdown import LiveMarkdown
 from aquila.cli.repl_text import LANGUAGES, text
+from aquila.cli.tool_talk import ToolTalk
 from aquila.config import suggest
 from aquila.errors import AquilaError
 
@@ -32,6 +34,8 @@ COMMANDS = {  # name -> its argument in /help
     "retry": "",
     "save": "FILE",
     "load": "FILE",
+    "tools": "",
+    "image": "FILE",
     "stats": "",
     "lang": "zh|en",
     "quit": "",
@@ -56,10 +60,19 @@ class Repl:
         session: answers.
         console: shows answers and notices.
         language: of the notices, "zh" or "en".
+        tools: answers instead of the session alone, and runs what the model calls.
     """
 
-    def __init__(self, session: ChatSession, console: Console, *, language: str = "en") -> None:
+    def __init__(
+        self,
+        session: Conversation[Any],
+        console: Console,
+        *,
+        language: str = "en",
+        tools: ToolTalk | None = None,
+    ) -> None:
         self._session = session
+        self._tools = tools
         self._console = console
         self._language = language
         self._done = False
@@ -72,6 +85,8 @@ class Repl:
             "retry": self._retry,
             "save": self._save,
             "load": self._load,
+            "tools": self._list_tools,
+            "image": self._image,
             "stats": self._stats,
             "lang": self._lang,
             "quit": self._quit,
@@ -79,7 +94,7 @@ class Repl:
 
     def run(self, read: Callable[[], str]) -> None:
         """Reads and answers until the end of input or /quit. `read` raises `KeyboardInterrupt` for Ctrl-C."""
-        self._say("welcome", model=self._session.model.name, template=self._session.template.name)
+        self._say("welcome", model=self._session.model_name, template=self._session.template_name)
         while not self._done:
             try:
                 line = read()
@@ -97,7 +112,7 @@ class Repl:
                 name, _, argument = line[1:].strip().partition(" ")
                 self._command(name, argument.strip())
             elif line.strip():
-                self._show(self._session.send(line.strip()))
+                self._show_all(self._send(line.strip()))
         except AquilaError as error:
             self._console.print(f"[red]{escape(str(error))}[/red]")
 
@@ -107,14 +122,29 @@ class Repl:
         return text(
             self._language,
             "toolbar",
-            model=self._session.model.name,
+            model=self._session.model_name,
             speed=text(self._language, "speed", value=stats.tokens_per_second) if stats else "",
             used=self._used(),
             limit=self._session.max_context,
         )
 
-    def _show(self, answer: Generator[str, None, None]) -> None:
-        """Streams an answer. Ctrl-C stops it at the next token; a second Ctrl-C does not wait for that."""
+    def _send(self, message: str) -> Iterator[Generator[str, None, None]]:
+        return self._tools.send(message) if self._tools is not None else iter((self._session.send(message),))
+
+    def _show_all(self, answers: Iterator[Generator[str, None, None]]) -> None:
+        """Streams answers, until one is stopped. Ctrl-C between them ends the tool that runs."""
+        try:
+            for answer in answers:
+                if self._show(answer):
+                    return
+        except KeyboardInterrupt:
+            self._say("stopped")
+
+    def _show(self, answer: Generator[str, None, None]) -> bool:
+        """Streams an answer; True if it was stopped.
+
+        Ctrl-C stops it at the next token; a second Ctrl-C does not wait for that.
+        """
         stopped = False
         try:
             with closing(answer), _interrupt_flag() as interrupted, _echo_off(), LiveMarkdown(self._console) as live:
@@ -129,6 +159,7 @@ class Repl:
             self._say("stopped")
         elif stats is not None and stats.finish_reason == "length":
             self._say("cut")
+        return stopped
 
     def _command(self, name: str, argument: str) -> None:
         if name in self._handlers:
@@ -188,10 +219,28 @@ class Repl:
         self._say("reset")
 
     def _undo(self, argument: str) -> None:
-        self._say("undone", message=self._session.undo().user)
+        self._say("undone", message=self._tools.undo() if self._tools is not None else self._session.undo().user)
 
     def _retry(self, argument: str) -> None:
-        self._show(self._session.retry())
+        self._show_all(self._tools.retry() if self._tools is not None else iter((self._session.retry(),)))
+
+    def _list_tools(self, argument: str) -> None:
+        if self._tools is None:
+            self._say("no_tools")
+            return
+        for tool in self._tools.tools:
+            permissions = ", ".join(sorted(tool.permissions))
+            note = f"  [{permissions}]" if permissions else ""
+            self._say("tool", name=tool.name, about=tool.describe(self._language), permissions=note)
+
+    def _image(self, argument: str) -> None:
+        if self._tools is None:
+            self._say("no_tools")
+        elif not argument:
+            self._say("path_usage", name="image")
+        else:
+            picture = self._tools.add_picture(Path(argument))
+            self._say("image_added", id=picture.id, path=argument)
 
     def _save(self, argument: str) -> None:
         if not argument:

@@ -68,6 +68,17 @@ TEXTS: dict[str, dict[str, str]] = {
     "help_retry": {"en": "answer the last message anew", "zh": "重新回答上一条消息"},
     "help_save": {"en": "write the conversation to a file", "zh": "把对话存为文件"},
     "help_load": {"en": "continue a saved conversation", "zh": "读入保存的对话"},
+    "no_tools": {
+        "en": "no tools; start with `aquila chat --tools calculator,text2image`",
+        "zh": "没有启用工具；请用 `aquila chat --tools calculator,text2image` 启动",
+    },
+    "tool": {"en": "{name}: {about}{permissions}", "zh": "{name}：{about}{permissions}"},
+    "image_added": {
+        "en": "{path} is {id}; tools that take a picture use the newest one",
+        "zh": "{path} 的编号是 {id}；需要图片的工具使用最新的一张",
+    },
+    "help_tools": {"en": "tools that the model can call", "zh": "模型可以调用的工具"},
+    "help_image": {"en": "give tools a picture", "zh": "为工具提供一张图片"},
     "help_stats": {"en": "tokens, speed, context", "zh": "token 数、速度、上下文"},
     "help_lang": {"en": "language of these messages: zh or en", "zh": "界面语言：zh 或 en"},
     "help_quit": {"en": "leave", "zh": "退出"},

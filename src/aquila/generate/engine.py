@@ -23,13 +23,14 @@ from jaxtyping import Float
 
 from aquila.checkpoint.adapter import Adapter
 from aquila.config import suggest
-from aquila.errors import ConfigError, GenerationError
+from aquila.errors import AquilaError, ConfigError, GenerationError
 from aquila.generate import scheduler
+from aquila.generate.grammar import GrammarMatcher, Grammars
 from aquila.generate.lookup import Drafter, row_worth
 from aquila.generate.pages import PagePool
 from aquila.generate.request import Completion, Delta, Request, assemble
 from aquila.generate.runner import Runner, SequenceStep
-from aquila.generate.sampling import Sampler, TokenLogprob
+from aquila.generate.sampling import Sampler, SamplingParams, TokenLogprob, token_logprob
 from aquila.tokenizer.stream import StreamDecoder
 from aquila.tokenizer.tokenizer import Tokenizer
 
@@ -60,6 +61,7 @@ class Branch:
     decoder: StreamDecoder
     max_new_tokens: int
     drafter: Drafter | None = None  # from the first token on
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # until the first token takes them along
 
 
 @dataclass(eq=False)
@@ -108,6 +110,7 @@ class Engine:
         self.max_context = min(runner.max_context, runner.num_pages * runner.page_size)
         self.max_draft_tokens = runner.draft_tokens if max_draft_tokens is None else max_draft_tokens
         self.stats = Stats()
+        self.grammars = Grammars(tokenizer, runner.vocab_size, self.end_token_ids)
         self.adapters: dict[str, int] = {}  # name -> the runner's number
         self._jobs: dict[int, Job] = {}
         self._branches: dict[int, Branch] = {}  # id(sequence) -> branch
@@ -137,6 +140,11 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the context holds {self.max_context} and one must be left for "
                 "the answer; shorten the prompt"
             )
+        if not 0 <= min(prompt) <= max(prompt) < self.runner.vocab_size:
+            wrong = next(token_id for token_id in prompt if not 0 <= token_id < self.runner.vocab_size)
+            raise GenerationError(
+                f"the prompt has token id {wrong}; the ids of this model are 0 to {self.runner.vocab_size - 1}"
+            )
         adapter = self._adapter_number(request.adapter)
         job = Job(self._next_id, request, secrets.randbits(63) if params.seed is None else params.seed)
         self._next_id += 1
@@ -145,34 +153,48 @@ class Engine:
                 job=job,
                 index=index,
                 sequence=scheduler.Sequence(list(prompt), len(prompt), adapter=adapter),
-                sampler=Sampler(params, prompt, job.seed, index),
+                sampler=Sampler(params, prompt, job.seed, index, self._matcher(params)),
                 decoder=StreamDecoder(self.tokenizer, params.stop),
                 max_new_tokens=min(params.max_new_tokens, room),
             )
             job.branches.append(branch)
+        if params.prompt_logprobs is not None:
+            job.branches[0].sequence.num_unscored = len(prompt) - 1
         job.waiting = job.branches[1:]
         self._jobs[job.request_id] = job
         self._start(job.branches[0])
         return job.request_id
 
     def step(self) -> list[Delta]:
-        """Computes one step and gives what it added. Does nothing when there is nothing to do."""
+        """Computes one step and gives what it added. Does nothing when there is nothing to do.
+
+        What fails ends with the finish reason "error", for the sequences that it concerns.
+        """
         self._draft()
         plan = self.scheduler.plan()
         if not plan.sequences:
             assert not self._jobs, "requests wait, and nothing can run: a sequence alone must fit the pool"
             return []
-        logits = self.runner.step(plan.steps)
+        try:
+            logits = self.runner.step(plan.steps)
+        except AquilaError as error:
+            return [self._fail(self._branches[id(sequence)], error) for sequence in plan.sequences]
         self.scheduler.commit(plan)
         self.stats.num_steps += 1
         self.stats.num_preemptions = self.scheduler.num_preemptions
         deltas: list[Delta] = []
         row = 0
-        for sequence, step in zip(plan.sequences, plan.steps, strict=True):
-            if step.num_logits:
-                rows = logits[row : row + step.num_logits]
-                deltas.append(self._advance(self._branches[id(sequence)], rows, step))
-                row += step.num_logits
+        for sequence, step, count in zip(plan.sequences, plan.steps, plan.counts, strict=True):
+            branch, rows = self._branches[id(sequence)], logits[row : row + step.num_logits]
+            row += step.num_logits
+            if sequence.num_unscored:
+                self._score(branch, rows[:count], step)
+            if sequence.num_pending == 0:  # its next token is due: the last row leads to it, or its drafts follow that
+                drafts = step.token_ids[count:]
+                try:
+                    deltas.append(self._advance(branch, rows[len(rows) - len(drafts) - 1 :], drafts))
+                except AquilaError as error:
+                    deltas.append(self._fail(branch, error))
         return deltas
 
     def cancel(self, request_id: int) -> list[Delta]:
@@ -180,7 +202,7 @@ class Engine:
         job = self._jobs.get(request_id)
         if job is None:
             return []
-        return [self._finish(branch, "", (), "cancelled", ()) for branch in list(job.branches)]
+        return [self._finish(branch, "", (), "cancelled") for branch in list(job.branches)]
 
     def stream(self, request: Request) -> Generator[Delta]:
         """Deltas of one request as they come. Closing the iterator cancels the request. Several may be open."""
@@ -191,7 +213,7 @@ class Engine:
             while remaining:
                 while not self._outbox[request_id]:
                     self._route(self.step())
-                delta = self._outbox[request_id].popleft()
+                delta = _sound(self._outbox[request_id].popleft())
                 remaining -= delta.finish_reason is not None
                 yield delta
         finally:
@@ -248,12 +270,24 @@ class Engine:
             limit = branch.max_new_tokens - produced - 1  # a step gives one token more than it has drafts
             branch.sequence.drafts = drafter.draft(limit, worth)
 
-    def _advance(self, branch: Branch, logits: Float[np.ndarray, "rows vocab"], step: SequenceStep) -> Delta:
+    def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
+        return None if params.grammar is None else self.grammars.matcher(params.grammar)
+
+    def _score(self, branch: Branch, logits: Float[np.ndarray, "rows vocab"], step: SequenceStep) -> None:
+        """Log-probabilities of prompt tokens: row i leads to the token after `step.token_ids[i]`."""
+        sequence, num_top = branch.sequence, branch.job.request.params.prompt_logprobs
+        assert num_top is not None, "only such requests are scored"
+        first_unscored = sequence.num_prompt - sequence.num_unscored
+        for place, row in enumerate(logits, step.start + 1):
+            if first_unscored <= place < sequence.num_prompt:
+                branch.prompt_logprobs.append(token_logprob(row, sequence.token_ids[place], num_top))
+        sequence.num_unscored = sequence.num_prompt - 1 - len(branch.prompt_logprobs)
+
+    def _advance(self, branch: Branch, logits: Float[np.ndarray, "rows vocab"], drafts: Sequence[int]) -> Delta:
         """Samples the next tokens of a branch, for as long as its drafts come true, and says what they added."""
         sequence = branch.sequence
         if len(sequence.token_ids) == sequence.num_prompt:
             self._prompt_done(branch)
-        drafts = step.token_ids[len(step.token_ids) - step.num_logits + 1 :]
         room = branch.max_new_tokens - (len(sequence.token_ids) - sequence.num_prompt)
         token_ids: list[int] = []
         logprobs: list[TokenLogprob] = []
@@ -265,7 +299,7 @@ class Engine:
                 logprobs.append(logprob)
             is_end = self._is_end(branch, token_id)
             text += "" if is_end else branch.decoder.push(token_id)
-            if is_end or branch.decoder.stopped:
+            if is_end or branch.decoder.stopped or branch.sampler.finished:
                 reason = "stop"
             elif len(token_ids) >= room:
                 reason = "length"
@@ -289,7 +323,7 @@ class Engine:
         """The first token of a branch is due: its prompt is in the pages now, and its siblings find it there."""
         self.stats.num_prompt_tokens += branch.sequence.num_prompt
         self.stats.num_cached_tokens += branch.sequence.num_cached
-        if self.max_draft_tokens:
+        if self.max_draft_tokens and branch.sampler.matcher is None:
             branch.drafter = Drafter(branch.sequence.token_ids, self.max_draft_tokens)
         while branch.job.waiting:
             self._start(branch.job.waiting.pop(0))
@@ -300,7 +334,8 @@ class Engine:
         text: str,
         token_ids: tuple[int, ...],
         reason: str,
-        logprobs: tuple[TokenLogprob, ...],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        error: str | None = None,
     ) -> Delta:
         job = branch.job
         self.scheduler.remove(branch.sequence)
@@ -310,7 +345,16 @@ class Engine:
         job.branches.remove(branch)
         if not job.branches:
             del self._jobs[job.request_id]
-        return self._delta(branch, text + branch.decoder.flush(cut=reason != "stop"), token_ids, reason, logprobs)
+        text += branch.decoder.flush(cut=reason != "stop")
+        return self._delta(branch, text, token_ids, reason, logprobs, error)
+
+    def _fail(self, branch: Branch, error: AquilaError) -> Delta:
+        """Ends a branch because of an error. Its siblings that wait for its prompt start by themselves."""
+        siblings = branch.job.waiting
+        delta = self._finish(branch, "", (), "error", error=str(error))
+        while siblings:
+            self._start(siblings.pop(0))
+        return delta
 
     def _delta(
         self,
@@ -319,7 +363,9 @@ class Engine:
         token_ids: tuple[int, ...],
         reason: str | None,
         logprobs: tuple[TokenLogprob, ...],
+        error: str | None = None,
     ) -> Delta:
+        prompt_logprobs, branch.prompt_logprobs = tuple(branch.prompt_logprobs), []
         return Delta(
             request_id=branch.job.request_id,
             index=branch.index,
@@ -329,11 +375,20 @@ class Engine:
             logprobs=logprobs,
             seed=branch.job.seed,
             num_cached_tokens=branch.sequence.num_cached,
+            prompt_logprobs=prompt_logprobs,
+            error=error,
         )
+
+
+def _sound(delta: Delta) -> Delta:
+    """The delta; `GenerationError` when it says that its computation failed."""
+    if delta.error is not None:
+        raise GenerationError(delta.error)
+    return delta
 
 
 def _collect(request: Request, deltas: deque[Delta]) -> list[Completion]:
     per_index: list[list[Delta]] = [[] for _ in range(request.params.n)]
     for delta in deltas:
-        per_index[delta.index].append(delta)
+        per_index[delta.index].append(_sound(delta))
     return [assemble(request, entry) for entry in per_index]

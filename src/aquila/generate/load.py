@@ -10,6 +10,7 @@ from aquila.checkpoint.open import Checkpoint, open_checkpoint
 from aquila.errors import ConfigError
 from aquila.generate.device_plan import DevicePlan
 from aquila.generate.engine import Engine
+from aquila.generate.infill import InfillFormat, infill_format
 from aquila.generate.lookup import DRAFT_TOKENS
 from aquila.generate.memory_plan import MemoryPlan
 from aquila.generate.request import Completion, Delta, Request
@@ -32,6 +33,7 @@ class Model:
         kind: "base", "chat" or "code" when the registry knows the model, else None.
         template_name: the chat template the registry binds to it, else None.
         plan: how the memory limit is spent, of the process or of an accelerator's memory; None without one.
+        infill: how it fills in the middle (`infill.py`); None for one that was not trained to.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Model:
     kind: str | None = None
     template_name: str | None = None
     plan: MemoryPlan | DevicePlan | None = None
+    infill: InfillFormat | None = None
 
     @property
     def max_context(self) -> int:
@@ -151,6 +154,7 @@ def load(  # noqa: PLR0913  the front door: every option has a default
         kind=entry.kind if entry else None,
         template_name=entry.chat_template if entry else checkpoint.manifest.get("chat_template"),
         plan=plan,
+        infill=infill_format(tokenizer, checkpoint.manifest),
     )
 
 

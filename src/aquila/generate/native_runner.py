@@ -61,6 +61,7 @@ class NativeRunner:
     def __init__(self, decoder: "Decoder", config: ModelConfig, *, max_context: int, num_pages: int, kv_type: str):
         self.decoder = decoder
         self.config = config
+        self.vocab_size = config.vocab_size
         self.max_context = max_context
         self.num_pages = num_pages
         self.kv_type = kv_type

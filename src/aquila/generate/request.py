@@ -24,10 +24,14 @@ class Delta:
         text: whole characters that no stop string can begin with any more; may be empty.
         token_ids: tokens of this step, several where drafts were right, but one in the first delta of a completion; the
             token that ended the completion is among them.
-        finish_reason: "stop" (an end token or a stop string), "length", "cancelled", or None while it goes on.
+        finish_reason: "stop" (an end token, a stop string, the grammar's end), "length", "cancelled", "error", or None
+            while it goes on.
         logprobs: one entry a token when the parameters ask for it.
         seed: what the completion was drawn with (first delta only says it for all).
         num_cached_tokens: prompt tokens whose keys and values were there already.
+        prompt_logprobs: in the first delta of the first completion, when the parameters ask for it: one entry for each
+            prompt token but the first, which nothing stands before.
+        error: why its computation failed; the other requests go on.
     """
 
     request_id: int
@@ -38,6 +42,8 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     seed: int = 0
     num_cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Completion:
     logprobs: list[TokenLogprob] | None
     seed: int
     num_cached_tokens: int
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 def assemble(request: Request, deltas: list[Delta]) -> Completion:
@@ -67,4 +74,5 @@ def assemble(request: Request, deltas: list[Delta]) -> Completion:
         logprobs=None if request.params.logprobs is None else [entry for delta in deltas for entry in delta.logprobs],
         seed=last.seed,
         num_cached_tokens=last.num_cached_tokens,
+        prompt_logprobs=[entry for delta in deltas for entry in delta.prompt_logprobs] or None,
     )

@@ -45,6 +45,11 @@ class Runner(Protocol):
         ...
 
     @property
+    def vocab_size(self) -> int:
+        """Entries of a row of logits, and of the embedding."""
+        ...
+
+    @property
     def draft_tokens(self) -> int:
         """Guessed tokens a sequence that it is good to compute along in a step; 0 where that gains nothing."""
         ...

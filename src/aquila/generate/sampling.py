@@ -1,7 +1,8 @@
 """From logits to the next token: penalties, temperature, top-k, top-p, min-p, one draw. numpy only.
 
-Order: repetition, presence and frequency penalties -> temperature -> top_k -> top_p -> min_p -> draw. Temperature 0
-takes the largest logit, the lowest id among equals. Each sequence draws from its own generator, so what it gets never
+Order: repetition, presence and frequency penalties -> logit bias -> what the grammar allows -> temperature -> top_k ->
+top_p -> min_p -> draw. Temperature 0 takes the largest logit, the lowest id among equals. Each sequence draws from its
+own generator, so what it gets never
 depends on its neighbours in a batch. Shapes: vocab; k = candidates that are left, sorted by falling probability.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from aquila.errors import ConfigError, GenerationError
+from aquila.generate.grammar import Grammar, GrammarMatcher
 
 TOP_P_CANDIDATES = 1024  # top_p without top_k first looks at so many tokens before it sorts the whole vocabulary
 
@@ -38,6 +40,9 @@ class SamplingParams:
         ignore_eos: go on past the model's own end tokens.
         n: completions for the prompt.
         logprobs: report the log-probability of each token and of so many most likely ones; None reports nothing.
+        prompt_logprobs: the same for the tokens of the prompt, which is then computed whole, without a cache.
+        logit_bias: (token id, what is added to its logit), after the penalties.
+        grammar: what the text may be; every token is drawn among those that it allows.
     """
 
     temperature: float = 0.8
@@ -54,6 +59,9 @@ class SamplingParams:
     ignore_eos: bool = False
     n: int = 1
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -71,20 +79,26 @@ class SamplingParams:
         ]
         for name, low, high in ranges:
             value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
+            if not low <= value <= high:  # NaN is not, either
                 raise ConfigError(f"{name}: must be between {low} and {high}, got {value}")
         if self.top_p == 0.0:
             raise ConfigError("top_p: must be above 0, got 0.0; use temperature 0 for greedy decoding")
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"seed: must be 0 or more, got {self.seed}")
-        if self.logprobs is not None and not 0 <= self.logprobs <= 100:
-            raise ConfigError(f"logprobs: must be between 0 and 100, got {self.logprobs}")
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 100:
+                raise ConfigError(f"{name}: must be between 0 and 100, got {value}")
+        for token_id, bias in self.logit_bias:
+            if token_id < 0 or not -100.0 <= bias <= 100.0:
+                raise ConfigError(f"logit_bias: token ids from 0, biases from -100 to 100, got {token_id}: {bias}")
         if any(not text for text in self.stop):
             raise ConfigError("stop: an empty string would end every completion at once; leave it out")
 
     @property
     def penalised(self) -> bool:
-        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return penalties != (1.0, 0.0, 0.0) or bool(self.logit_bias)
 
 
 @dataclass(frozen=True)
@@ -97,13 +111,26 @@ class TokenLogprob:
 
 
 class Sampler:
-    """Draws the tokens of one sequence: its parameters, its generator, and what it has seen."""
+    """Draws the tokens of one sequence: its parameters, its generator, what it has seen, and where its grammar is."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], seed: int, index: int):
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        seed: int,
+        index: int,
+        matcher: GrammarMatcher | None = None,
+    ):
         self.params = params
+        self.matcher = matcher
         self.generator = np.random.Generator(np.random.PCG64([seed, index]))
         self.seen = set(prompt_ids) if params.repetition_penalty != 1.0 else set()
         self.produced: Counter[int] = Counter()
+
+    @property
+    def finished(self) -> bool:
+        """Nothing may follow: the grammar has come to its end."""
+        return self.matcher is not None and self.matcher.finished
 
     def sample(self, logits: Float[np.ndarray, " vocab"]) -> tuple[int, TokenLogprob | None]:
         """The next token, and its log-probability when the parameters ask for it. `logits` is left as it was."""
@@ -114,7 +141,12 @@ class Sampler:
                 "or too large for this dtype (try fp32)"
             )
         scores = self._penalise(logits) if self.params.penalised else logits
-        token_id = int(scores.argmax()) if self.params.temperature == 0.0 else self._draw(scores)
+        if self.matcher is None:
+            token_id = self._choose(scores)
+        else:
+            allowed = self.matcher.allowed(len(scores))
+            token_id = int(allowed[self._choose(scores[allowed])])
+            self.matcher.accept(token_id)
         if self.params.penalised:
             self.produced[token_id] += 1
         if self.params.logprobs is None:
@@ -131,7 +163,13 @@ class Sampler:
             ids = np.fromiter(self.produced.keys(), dtype=np.int64)
             counts = np.fromiter(self.produced.values(), dtype=np.float32)
             scores[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
+        for token_id, bias in self.params.logit_bias:
+            if token_id < len(scores):
+                scores[token_id] += bias
         return scores
+
+    def _choose(self, scores: Float[np.ndarray, " vocab"]) -> int:
+        return int(scores.argmax()) if self.params.temperature == 0.0 else self._draw(scores)
 
     def _draw(self, scores: Float[np.ndarray, " vocab"]) -> int:
         ids, probabilities = candidates(scores, self.params)

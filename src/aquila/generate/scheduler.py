@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from aquila.generate.pages import PagePool
 from aquila.generate.runner import SequenceStep
 
+SCORED_CHUNK = 64  # tokens of a prompt in a step when all their logits are wanted: 26 MB for 100 k entries
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -27,6 +29,7 @@ class Sequence:
     admitted: bool = False
     drafts: list[int] = field(default_factory=list)  # guesses of the tokens that follow `token_ids`
     adapter: int = 0  # the runner's number of it
+    num_unscored: int = 0  # the prompt's last so many tokens still want the logits that lead to them
 
     @property
     def num_pending(self) -> int:
@@ -36,10 +39,11 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step: what the runner computes, and for whom."""
+    """One step: what the runner computes, for whom, and how many tokens of each are no drafts."""
 
     sequences: tuple[Sequence, ...]
     steps: tuple[SequenceStep, ...]
+    counts: tuple[int, ...]
 
 
 class Scheduler:
@@ -72,18 +76,20 @@ class Scheduler:
         for sequence in [s for s in self.running if s.num_pending == 1]:
             self._schedule(sequence, 1)
         for sequence in [s for s in self.running if s.num_pending > 1]:
-            self._schedule(sequence, min(sequence.num_pending, self._budget))
+            self._schedule(sequence, self._chunk(sequence))
         while self.waiting and self._budget > 0 and len(self.running) < self.max_sequences:
             if not self._admit(self.waiting[0]):
                 break
         planned = [(s, n) for s, n in self._planned.values() if s.admitted]
         self._fit_drafts([s for s, n in planned if n == s.num_pending])
-        return Plan(tuple(s for s, _ in planned), tuple(_sequence_step(s, n) for s, n in planned))
+        return Plan(
+            tuple(s for s, _ in planned), tuple(_sequence_step(s, n) for s, n in planned), tuple(n for _, n in planned)
+        )
 
     def commit(self, plan: Plan) -> None:
         """Records that the step was computed. Full pages become findable by their tokens."""
-        for sequence, step in zip(plan.sequences, plan.steps, strict=True):
-            self._advance(sequence, len(step.token_ids) - max(step.num_logits - 1, 0))
+        for sequence, count in zip(plan.sequences, plan.counts, strict=True):
+            self._advance(sequence, count)
 
     def accept(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Appends what a step gave to a running sequence: drafts that were right, already computed, and one token more.
@@ -140,7 +146,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Moves the first waiting sequence among the running ones when its whole length fits the free pages."""
-        found = self.pool.match(sequence.token_ids, sequence.adapter)
+        found = [] if sequence.num_unscored else self.pool.match(sequence.token_ids, sequence.adapter)
         needed = self._pages_for(len(sequence.token_ids)) - len(found)
         if needed > self.pool.num_free:
             self.pool.release(found)
@@ -152,8 +158,13 @@ class Scheduler:
         sequence.num_computed = len(found) * self.pool.page_size
         sequence.num_registered = len(found)
         sequence.num_cached = max(sequence.num_cached, min(sequence.num_computed, sequence.num_prompt))
-        self._schedule(sequence, min(sequence.num_pending, self._budget))
+        self._schedule(sequence, self._chunk(sequence))
         return True
+
+    def _chunk(self, sequence: Sequence) -> int:
+        """Tokens of a prompt that a step takes: fewer where all their logits are wanted, which take memory."""
+        limit = min(self._budget, SCORED_CHUNK) if sequence.num_unscored else self._budget
+        return min(sequence.num_pending, limit)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Takes the pages of a running sequence; it waits at the front and is computed again from its tokens."""
@@ -175,10 +186,11 @@ class Scheduler:
 def _sequence_step(sequence: Sequence, count: int) -> SequenceStep:
     at_end = count == sequence.num_pending
     token_ids = sequence.token_ids[sequence.num_computed : sequence.num_computed + count]
+    drafts = sequence.drafts if at_end else []
     return SequenceStep(
-        token_ids=token_ids + sequence.drafts if at_end else token_ids,
+        token_ids=token_ids + drafts,
         start=sequence.num_computed,
         pages=tuple(sequence.pages),
-        num_logits=1 + len(sequence.drafts) if at_end else 0,
+        num_logits=len(drafts) + (count if sequence.num_unscored else int(at_end)),
         adapter=sequence.adapter,
     )

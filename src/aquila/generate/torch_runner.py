@@ -61,6 +61,7 @@ class TorchRunner:
         self._adapted: list[tuple[int, Tensor]] = []  # of the step in progress: (adapter, rows [tokens])
         self.max_context = max_context or config.max_position_embeddings
         self.page_size = PAGE_SIZE
+        self.vocab_size = config.vocab_size
         norm = model.model.norm.weight  # always on the device, whatever a memory limit put elsewhere
         self.device, self.dtype = norm.device, norm.dtype
         per_page = PAGE_SIZE * kv_bytes_per_token(config, norm.element_size())

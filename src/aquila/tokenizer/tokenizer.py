@@ -27,6 +27,7 @@ from aquila.tokenizer.specials import (
 
 SPACE_PIECE = "▁"  # how SentencePiece vocabularies write a space
 BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")  # ... and a byte that no other entry covers
+LONG_TEXT = 1 << 14  # characters from which other threads get to run while a text is encoded
 
 
 class Tokenizer:
@@ -90,6 +91,8 @@ class Tokenizer:
         """
         backend, text = (self.backend, self._spell_out(text)) if allow_special else (self._plain, text)
         _check_encodable(text)
+        if len(text) > LONG_TEXT:
+            return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:

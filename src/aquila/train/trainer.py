@@ -23,6 +23,7 @@ from aquila.checkpoint.folder import json_digest
 from aquila.checkpoint.open import Checkpoint
 from aquila.data.batch import Batch
 from aquila.data.loader import ValidationSet
+from aquila.generate.infill import INFILL_KEY, infill_orders
 from aquila.machine import peak_memory_bytes
 from aquila.model.lora import set_dropout_key
 from aquila.train.build import build_model
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".gguf", ".aqw")
 _COLLECT_STEPS = 100  # Python's garbage is collected on all ranks at the same step, not when one of them happens to
+_CARRIED = ("name", "version", "licence", "chat_template", INFILL_KEY)  # from the model that a run begins with
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,11 @@ class Trainer:
     def _open_checkpoints(self) -> Checkpoints:
         plan, recipe = self.plan, self.plan.recipe
         record = dict(plan.checkpoint.manifest) if plan.checkpoint is not None else {}
-        carried = {key: record[key] for key in ("name", "version", "licence", "chat_template") if key in record}
+        carried = {key: record[key] for key in _CARRIED if key in record}
+        if any(source.fim_rate > 0 for source in recipe.data.mix):
+            carried[INFILL_KEY] = infill_orders(recipe.data.fim.spm_rate)
+        elif plan.checkpoint is None:
+            carried[INFILL_KEY] = False  # the vocabulary may have marks for it all the same
         if recipe.stage == "sft" and recipe.data.template is not None:
             carried["chat_template"] = recipe.data.template  # the model answers in the form that it was trained in
         base = "" if recipe.lora is None or plan.checkpoint is None else _base_digest(plan.checkpoint)

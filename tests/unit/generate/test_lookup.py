@@ -36,6 +36,7 @@ class CopyingRunner:
     """
 
     page_size = 4
+    vocab_size = VOCAB
     draft_tokens = 4
     row_cost = 0.15
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+import aquila
 from aquila.checkpoint.convert import convert
 from aquila.errors import CheckpointError, TrainingError
+from aquila.generate.infill import InfillFormat
 from aquila.train.start import run_recipe
 from train_parts import metrics_of, recipe_of, run_folder, same_part
 
@@ -40,6 +42,18 @@ def test_every_step_has_a_line_with_the_fixed_keys(folder: Path) -> None:
     assert [record["step"] for record in records] == list(range(1, 9))
     assert all(record.keys() >= KEYS for record in records)
     assert [record["num_tokens"] for record in records] == [step * 8 * 32 for step in range(1, 9)]
+
+
+def test_a_model_knows_whether_it_was_trained_to_fill_in_the_middle(folder: Path, tmp_path: Path) -> None:
+    """Its vocabulary has the marks either way."""
+    assert aquila.load(folder / "run" / "model").infill is None
+    data = {"mix": [{"path": str(folder / "data"), "fim_rate": 0.5}], "fim": {"spm_rate": 0}, "sequence_length": 64}
+    run_recipe(recipe_of(folder, data=data, train__steps=2), tmp_path / "run")
+    expected = InfillFormat(("psm",), marks_files=False)
+    assert aquila.load(tmp_path / "run" / "model").infill == expected
+    assert aquila.load(tmp_path / "run").infill == expected
+    convert(tmp_path / "run" / "model", tmp_path / "copy", to="native")
+    assert aquila.load(tmp_path / "copy").infill == expected
 
 
 def test_the_loss_falls_on_training_and_held_out_text(folder: Path) -> None:

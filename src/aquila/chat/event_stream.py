@@ -1,0 +1,60 @@
+"""What clients of a server share: its address, the events of its streams, and what went wrong in words."""
+
+import json
+from typing import Any
+
+import httpx
+
+from aquila.errors import ConfigError, GenerationError, UnsupportedError
+
+_FIELD = "data:"
+
+
+def event_data(line: str) -> dict[str, Any] | None:
+    """The document of one line of a stream; None for pings, empty lines and the `[DONE]` at the end.
+
+    Raises:
+        GenerationError: the server ended the stream with an error, or it speaks something else.
+    """
+    if not line.startswith(_FIELD):
+        return None
+    data = line.removeprefix(_FIELD).strip()
+    if data == "[DONE]":
+        return None
+    try:
+        event = json.loads(data)
+    except ValueError as error:
+        raise GenerationError(
+            f"the server sent {data[:80]!r}, which is not JSON; is it an OpenAI-compatible one?"
+        ) from error
+    if not isinstance(event, dict):
+        raise GenerationError(f"the server sent {data[:80]!r} where an object belongs; is it an OpenAI-compatible one?")
+    if event.get("error"):
+        told = event["error"]
+        raise GenerationError(f"the server: {told.get('message', told) if isinstance(told, dict) else told}")
+    return event
+
+
+def server_root(base_url: str) -> str:
+    """`http://host:port` of a server, also when its OpenAI address was given."""
+    root = base_url.rstrip("/")
+    if not root.startswith(("http://", "https://")):
+        raise ConfigError(f"--base-url: {base_url!r} is no address; give one such as http://127.0.0.1:8000")
+    return root.removesuffix("/v1")
+
+
+def refused(url: str, response: httpx.Response) -> GenerationError:
+    """What a server said against a request."""
+    try:
+        told = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        told = response.text[:200]
+    kind = UnsupportedError if response.status_code == 501 else GenerationError
+    return kind(f"{url}: {response.status_code} {told}")
+
+
+def unreachable(url: str, error: Exception) -> GenerationError:
+    return GenerationError(
+        f"{url}: no answer ({error or type(error).__name__}); start a server with `aquila serve MODEL`, or correct "
+        "--base-url"
+    )
