@@ -94,6 +94,7 @@ def serve(
         from aquila.serve.tool_service import ToolService
 
         server.tools = ToolService(settings, tool_settings(image_model, edit_model, mcp_config))
+    _allow_many_connections()
     sock = listen(host, port)
     load_model = partial(
         load,
@@ -191,3 +192,13 @@ def _print_ready(server: "Server", address: str) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the system lets this process have: a shell's 1024 are few for a server."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
