@@ -43,7 +43,7 @@ def test_sigterm_lets_an_answer_finish(start, long_checkpoint: Path):
     assert "key      not asked for" in said
     limits = Path(f"/proc/{process.pid}/limits")
     if limits.exists():  # a shell's 1024 files would be a thousand idle connections
-        soft, hard = re.findall(r"Max open files +(\S+) +(\S+)", limits.read_text())[0]
+        soft, hard = re.findall(r"Max open files +(\S+) +(\S+)", limits.read_text(encoding="utf-8"))[0]
         assert soft == hard
     body = {**LONG, "max_tokens": 3000}
     with (

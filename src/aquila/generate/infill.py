@@ -143,7 +143,8 @@ def infill_prompt(
     near, near_suffix = _end(prefix, local), suffix[: _characters(local)]
     prefix_ids, suffix_ids = tokenizer.encode(near), _inner(tokenizer, near_suffix)
     before, after = _split_room(prefix_ids, suffix_ids, local)
-    line_ids = _inner(tokenizer, line)
+    near_line = line[max(0, len(line) - _characters(for_line)) :]
+    line_ids = _inner(tokenizer, near_line)
     parts = _Parts(before, after, line_ids[max(0, len(line_ids) - for_line) :])
     left = room - for_line - len(before) - len(after)
     files, all_files = _files(tokenizer, marks if form.marks_files else None, extra, filename, left)
@@ -153,8 +154,8 @@ def infill_prompt(
         ids = _arrange(order or form.orders[0], marks, replace(parts, before=[*files, *before]))
     if tokenizer.add_bos_token and tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
-    asked = (prefix, suffix, prefix_ids, suffix_ids, line_ids, True)
-    given = (near, near_suffix, before, after, parts.line, all_files)
+    asked = (prefix, suffix, line, prefix_ids, suffix_ids, line_ids, True)
+    given = (near, near_suffix, near_line, before, after, parts.line, all_files)
     return InfillPrompt(tuple(ids), tuple(dict.fromkeys(marks.ids().values())), truncated=asked != given)
 
 
