@@ -1,14 +1,14 @@
 """Fill in the middle: the prompt that asks a model for what belongs at a cursor.
 
-    psm           [files] <prefix> before <suffix> after <middle> line
-    spm           [files] <prefix> <suffix> after <middle> before line
-    suffix_first  [files] <suffix> after <prefix> before <middle> line
+    psm           [files] <prefix> before <suffix> after <middle>
+    spm           [files] <prefix> <suffix> after <middle> before
+    suffix_first  [files] <suffix> after <prefix> before <middle>
 
-`line` is what stands on the cursor's line before the cursor, where a client sends it by itself: behind the last mark it
-is the beginning of the middle, so that all before it stays the same, and computed, while the line is typed. The marks
-are the model's own tokens, whatever it calls them; text of a user never becomes a mark. Sources: Bavarian et al. 2022,
-arXiv:2207.14255 (both orders); Hui et al. 2024, arXiv:2409.12186, section 3.2 (files of a repository); the shares of
-before and after as llama.cpp's server takes them.
+With `spm` the text before the cursor stands last, so that nothing of the prompt changes, and all of it stays computed,
+while somebody types. The text before the cursor, that after it and the middle are encoded by themselves, as in
+training: no token reaches over the cursor. The marks are the model's own tokens, whatever it calls them; text of a user
+never becomes a mark. Sources: Bavarian et al. 2022, arXiv:2207.14255 (both orders); Hui et al. 2024, arXiv:2409.12186,
+section 3.2 (files of a repository); the shares of before and after as llama.cpp's server takes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,8 +98,8 @@ def infill_format(tokenizer: Tokenizer, manifest: Mapping[str, Any]) -> InfillFo
 
 
 def infill_orders(spm_rate: float) -> list[Order]:
-    """What a run that rearranges documents teaches, for the manifest; the order it saw more of first."""
-    orders: list[Order] = ["spm", "psm"] if spm_rate > 0.5 else ["psm", "spm"]
+    """What a run that rearranges documents teaches, for the manifest; the order it saw more of first, else `spm`."""
+    orders: list[Order] = ["spm", "psm"] if spm_rate >= 0.5 else ["psm", "spm"]
     return [order for order in orders if (spm_rate < 1 if order == "psm" else spm_rate > 0)]
 
 
@@ -124,7 +124,7 @@ def infill_prompt(
         prefix: before the cursor; its end is kept.
         suffix: after the cursor; its beginning is kept.
         extra: pieces of other files.
-        line: the part of the cursor's line before the cursor, when it is not in `prefix`.
+        line: more of the text before the cursor, for clients that send its line by itself.
         max_new_tokens: room for the answer, at most a quarter of the context.
         order: of the parts; the model's own when not given.
         filename: of the file that is written, for models that know files.
@@ -137,25 +137,23 @@ def infill_prompt(
     if order is not None and order not in form.orders:
         raise ConfigError(f"order: {model.name} knows {' and '.join(form.orders)}, not {order!r}; leave it out")
     tokenizer = model.tokenizer
+    before_cursor = prefix + line
     room = max(0, model.max_context - min(max_new_tokens, max(1, model.max_context // 4)) - _NUM_MARKS)
-    for_line = room // 8  # kept whether it is used or not: what stands before the line must not move while it grows
-    local = min(LOCAL_TOKENS, room - for_line)
-    near, near_suffix = _end(prefix, local), suffix[: _characters(local)]
+    local = min(LOCAL_TOKENS, room)
+    near, near_suffix = _end(before_cursor, local), suffix[: _characters(local)]
     prefix_ids, suffix_ids = tokenizer.encode(near), _inner(tokenizer, near_suffix)
     before, after = _split_room(prefix_ids, suffix_ids, local)
-    near_line = line[max(0, len(line) - _characters(for_line)) :]
-    line_ids = _inner(tokenizer, near_line)
-    parts = _Parts(before, after, line_ids[max(0, len(line_ids) - for_line) :])
-    left = room - for_line - len(before) - len(after)
+    left = room - len(before) - len(after)
     files, all_files = _files(tokenizer, marks if form.marks_files else None, extra, filename, left)
+    order = order or form.orders[0]
     if form.marks_files or not files:
-        ids = [*files, *_arrange(order or form.orders[0], marks, parts)]
+        ids = [*files, *_arrange(order, marks, before, after)]
     else:
-        ids = _arrange(order or form.orders[0], marks, replace(parts, before=[*files, *before]))
+        ids = _arrange(order, marks, [*files, *before], after)
     if tokenizer.add_bos_token and tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
-    asked = (prefix, suffix, line, prefix_ids, suffix_ids, line_ids, True)
-    given = (near, near_suffix, near_line, before, after, parts.line, all_files)
+    asked = (before_cursor, suffix, prefix_ids, suffix_ids, True)
+    given = (near, near_suffix, before, after, all_files)
     return InfillPrompt(tuple(ids), tuple(dict.fromkeys(marks.ids().values())), truncated=asked != given)
 
 
@@ -192,32 +190,29 @@ def require_infill(model: InfillModel) -> tuple[InfillFormat, FimTokens]:
     return model.infill, marks
 
 
-@dataclass(frozen=True)
-class _Parts:
-    before: list[int]
-    after: list[int]
-    line: list[int]
-
-
-def _arrange(order: Order, marks: FimTokens, parts: _Parts) -> list[int]:
+def _arrange(order: Order, marks: FimTokens, before: list[int], after: list[int]) -> list[int]:
     if order == "psm":
-        return [marks.prefix, *parts.before, marks.suffix, *parts.after, marks.middle, *parts.line]
+        return [marks.prefix, *before, marks.suffix, *after, marks.middle]
     if order == "spm":
-        return [marks.prefix, marks.suffix, *parts.after, marks.middle, *parts.before, *parts.line]
-    return [marks.suffix, *parts.after, marks.prefix, *parts.before, marks.middle, *parts.line]
+        return [marks.prefix, marks.suffix, *after, marks.middle, *before]
+    return [marks.suffix, *after, marks.prefix, *before, marks.middle]
 
 
 def _split_room(before: list[int], after: list[int], room: int) -> tuple[list[int], list[int]]:
     """The end of `before` and the beginning of `after`, together at most `room` tokens.
 
-    The text before the cursor is cut in jumps of a quarter of its share: a cut that moved with every token typed would
-    change the whole prompt, and nothing computed before could be used again.
+    Both are cut in jumps: a cut that moved with every token typed would change the whole prompt, and nothing computed
+    before could be used again.
     """
     share = max(room - len(after), room * 3 // 4)
+    taken = min(share, _round_up(len(before), max(1, room // 16)))
     if len(before) > share:
-        jump = max(1, share // 4)
-        before = before[-(-(len(before) - share) // jump) * jump :]
-    return before, after[: max(0, room - len(before))]
+        before = before[_round_up(len(before) - share, max(1, share // 4)) :]
+    return before, after[: max(0, room - taken)]
+
+
+def _round_up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
 
 
 def _characters(tokens: int) -> int:
@@ -230,8 +225,7 @@ def _end(text: str, tokens: int) -> str:
     keep = _characters(tokens)
     if len(text) <= keep:
         return text
-    jump = max(1, keep // 4)
-    return text[-(-(len(text) - keep) // jump) * jump :]
+    return text[_round_up(len(text) - keep, max(1, keep // 4)) :]
 
 
 def _files(

@@ -22,7 +22,7 @@ from aquila.serve.json_body import check_json
 from aquila.serve.server import Server
 from aquila.serve.settings import LOOPBACK_NAMES
 
-PUBLIC_PATHS = ("/", "/health", "/favicon.ico")
+PUBLIC_PATHS = ("/", "/health", "/v1/health", "/favicon.ico")
 PUBLIC_PREFIXES = ("/ui/",)  # the page itself; it asks its reader for the key
 BODY_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 

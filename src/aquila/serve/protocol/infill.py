@@ -17,10 +17,11 @@ class ExtraInput(Fields):
 class InfillRequest(SamplingFields):
     """Fill in between `input_prefix + prompt` and `input_suffix`.
 
-    `prompt` is what stands before the cursor on its own line: sent by itself, all before it stays computed while the
-    line is typed. `n_predict: 0` writes nothing and prepares the context; without a temperature the likeliest text is
-    taken. `n_indent` ends the text before a line that is indented less, `single_line` with its first line,
-    `t_max_predict_ms` once it has a line. `response_fields` picks parts of the answer, `timings/prompt_ms` for one.
+    `prompt` is what stands before the cursor on its own line. With `spm_infill`, where the model knows that order, the
+    whole prompt stays computed while somebody types. `n_predict: 0` writes nothing and prepares the context; without a
+    temperature the likeliest text is taken. `n_indent` ends the text before a line that is indented less, `single_line`
+    with its first line, `t_max_predict_ms` once it has a line. `response_fields` picks parts of the answer,
+    `timings/prompt_ms` for one.
     """
 
     model: str | None = None

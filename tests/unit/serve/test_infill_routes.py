@@ -103,11 +103,12 @@ def test_a_middle_is_the_same_whole_streamed_and_by_the_engine(model: Model) -> 
 
 
 def test_a_second_request_finds_the_context_computed(client: TestClient) -> None:
-    body = {"input_prefix": BEFORE * 8, "input_suffix": AFTER * 4, "prompt": "        return", "n_predict": 2}
+    body = {"input_prefix": BEFORE * 8, "input_suffix": AFTER * 4, "prompt": "    x = 1", "n_predict": 2}
+    body["spm_infill"] = True
     first = client.post("/infill", json=body | {"n_predict": 0}).json()
     assert first["content"] == ""
     assert first["tokens_predicted"] == 0
-    typed = client.post("/infill", json=body | {"prompt": "        return n"}).json()
+    typed = client.post("/infill", json=body | {"prompt": "    x = 1\n    y"}).json()
     assert typed["timings"]["cache_n"] > 0.8 * first["tokens_evaluated"]
 
 
