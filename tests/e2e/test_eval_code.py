@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -132,14 +133,20 @@ def test_a_server_that_stops_halfway_costs_nothing_that_was_finished(aquila, dat
 def test_languages_and_temperatures_have_a_folder_each_and_no_tools_no_score(aquila, data, tmp_path):
     solutions = read_benchmark("humaneval-x", data, "js").tasks.values()
     known = {task.prompt.removesuffix("\n"): "\n" + task.canonical_solution for task in solutions}
+    broken = tmp_path / "bin" / "go"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho no toolchain >&2\nexit 1\n")
+    broken.chmod(0o755)
     with completion_server() as server:
         server.answer = lambda body: known.get(body["prompt"], "\n    return None\n")
         done = aquila(
-            *("eval", "humaneval-x", "--languages", "python,js,rust", "--url", server.url, "--data", data),
+            *("eval", "humaneval-x", "--languages", "python,js,go", "--url", server.url, "--data", data),
             *("--limit", "2", "-n", "1", "-T", "0.2,0.8", "--out", tmp_path / "run", "--json"),
+            PATH=f"{broken.parent}:{os.environ['PATH']}",
         )
     last = json.loads(done.stdout.splitlines()[-1])
-    assert last["skipped"] == {"rust": "there is no judge of rust"}
+    assert last["skipped"] == {"go": f"{broken} does not run: no toolchain"}
+    assert f"go: skipped: {broken} does not run" in done.stderr.decode()
     found = {Path(run["dir"]).name: run["pass_at_k"]["1"]["value"] for run in last["runs"]}
     assert found == {"python-t0.2": 0.0, "python-t0.8": 0.0, "js-t0.2": 1.0, "js-t0.8": 1.0}
     assert all((tmp_path / "run" / name / "report.json").is_file() for name in (*found, "."))

@@ -206,6 +206,7 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T], num_threads: int, cl
             except queue.Empty:
                 return
             except Exception as error:  # noqa: BLE001  the thread that asked raises it
+                over.set()
                 results.put(error)
 
     for item in items:
@@ -216,7 +217,6 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T], num_threads: int, cl
         for _ in items:
             result = results.get()
             if isinstance(result, Exception):
-                over.set()
                 yield from _finished(results)
                 raise result
             yield result
