@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import http_server
 
 Reply = tuple[int, dict[str, Any]]
 
@@ -42,18 +44,9 @@ class CompletionServer:
 
 @contextmanager
 def completion_server() -> Iterator[CompletionServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = False
-    served = CompletionServer(f"http://127.0.0.1:{server.server_port}")
-    server.served = served
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield served
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(_Handler) as server:
+        server.served = CompletionServer(f"http://127.0.0.1:{server.server_port}")
+        yield server.served
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -59,19 +59,25 @@ class Loopback:
 
 
 @contextmanager
-def serve() -> Iterator[Loopback]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    """On a free port of loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = False  # server_close() waits for them, so no socket outlives the test
-    loopback = Loopback(f"http://127.0.0.1:{server.server_port}")
-    server.loopback = loopback
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield loopback
+        yield server
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serve() -> Iterator[Loopback]:
+    with http_server(_Handler) as server:
+        server.loopback = Loopback(f"http://127.0.0.1:{server.server_port}")
+        yield server.loopback
 
 
 class _Handler(BaseHTTPRequestHandler):

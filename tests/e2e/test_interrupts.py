@@ -43,7 +43,7 @@ def test_ctrl_c_while_modules_are_imported(
     model = ("-m", long_checkpoint) if name == "generate" else ()
     process = start(name, *model, *rest, python=("-X", "importtime"))
     message = interrupt_after(process, word)
-    assert process.returncode == 130
+    assert process.returncode == 130, message.decode()
     assert b"Traceback" not in message
     assert message.endswith(b"error: interrupted\n")
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from page_parts import GREEDY, send, until
-from test_page import png
+from page_parts import GREEDY, png, send, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

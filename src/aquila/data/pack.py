@@ -8,19 +8,15 @@ order and the folder goes. Which process did a unit, and in how many runs, makes
 import fcntl
 import json
 import logging
-import queue
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aquila.data.pack_worker import Counts, counts_path, encode_unit, read_counts
+from aquila.data.processes import Question, ask_processes
 from aquila.data.readers import Unit, plan_units
 from aquila.data.shards import Shard, idx_path, shard_prefix, token_dtype, write_shard
 from aquila.data.sidecar import Sidecar, tokenizer_digest
@@ -157,7 +153,14 @@ def _encode(
         progress(done, len(tasks))
 
     if workers > 1 and len(missing) > 1:
-        _run_processes(missing, folder, text_key, min(workers, len(missing)), on_done)
+        questions = [Question(task.message(text_key), str(task.unit.paths[0])) for task in missing]
+        ask_processes(
+            ["-m", "aquila.data.pack_worker", str(folder)],
+            questions,
+            min(workers, len(missing)),
+            lambda number, answer: on_done(),
+            hint="the same command goes on from here, ",
+        )
         return
     for task in missing:
         encode_unit(task.unit, folder / task.part, tokenizer, text_key=text_key)
@@ -177,75 +180,6 @@ def _is_done(part: Path) -> bool:
         return Shard(part).num_documents == read_counts(part).documents
     except (DataError, ValueError, TypeError, KeyError):  # half on the disk after a power cut
         return False
-
-
-def _run_processes(tasks: Sequence[_Task], folder: Path, text_key: str, workers: int, done: Callable[[], None]) -> None:
-    """Has processes do the tasks; each is driven by a thread, which waits for its answers."""
-    waiting: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-    for task in tasks:
-        waiting.put(task)
-    lock = threading.Lock()
-
-    def drive(process: subprocess.Popen[str]) -> None:
-        while True:
-            try:
-                task = waiting.get_nowait()
-            except queue.Empty:
-                return
-            _ask(process, task, text_key)
-            with lock:
-                done()
-
-    processes = [_start_process(folder) for _ in range(workers)]
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            futures = [threads.submit(drive, process) for process in processes]
-            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failures = [failure for future in ended if (failure := future.exception())]  # before we end the others
-        finally:  # on an error or Ctrl-C, threads see their process end and end too
-            for process in processes:
-                process.kill()
-                process.wait()
-    for process in processes:
-        _close(process)
-    if failures:
-        raise failures[0]
-
-
-def _start_process(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "aquila.data.pack_worker", str(folder)],  # -P: not what lies in the current folder
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C is for us; we end it
-    )
-
-
-def _close(process: subprocess.Popen[str]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with suppress(BrokenPipeError):  # a task that the process did not live to read
-            pipe.close()
-
-
-def _ask(process: subprocess.Popen[str], task: _Task, text_key: str) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write(task.message(text_key))
-        process.stdin.flush()
-        line = process.stdout.readline()
-    except BrokenPipeError:
-        line = ""
-    if not line:
-        raise DataError(
-            f"a worker process ended while it read {task.unit.paths[0]} (exit code {process.wait()}; killed, or out of "
-            "memory?); the same command goes on from here, --workers 1 needs the least memory"
-        )
-    answer = json.loads(line)
-    if "error" in answer:
-        raise (ConfigError if answer["usage"] else DataError)(answer["error"])
 
 
 def _join(prefix: Path, folder: Path, tasks: Sequence[_Task], tokenizer: Tokenizer) -> PackReport:

@@ -11,7 +11,6 @@ for (questions, or examples to show first) stands in its name or its folder's: d
 import csv
 import hashlib
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 from aquila.config import suggest
 from aquila.errors import ConfigError, EvaluationError
+from aquila.evaluate.samples_file import json_rows
 
 LETTERS = ("A", "B", "C", "D")
 _SPLITS = {"dev": "dev", "val": "val", "valid": "val", "validation": "val", "test": "test", "train": "train"}
@@ -179,7 +179,7 @@ def _read(task: ChoiceTask, path: Path, subject: str, digests: dict[str, str], s
     except UnicodeDecodeError as error:
         raise EvaluationError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     digests[f"{path.parent.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
-    rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+    rows = _csv_rows(path, text) if path.suffix == ".csv" else json_rows(path, text, "a question")
     own = "" if task.name == "boolq" else subject
     for number, row in rows:
         fields = {str(key).strip().lower(): value for key, value in row.items()}
@@ -203,19 +203,6 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if len(row) != len(header):
             raise EvaluationError(f"{path}:{reader.line_num}: has {len(row)} fields, not {len(header)}: {header}")
         yield reader.line_num, dict(zip(header, row, strict=True))
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise EvaluationError(f"{path}:{number}: is not JSON ({error}); one object a line") from None
-        if not isinstance(row, dict):
-            raise EvaluationError(f"{path}:{number}: is a {type(row).__name__}, not an object with a question")
-        yield number, row
 
 
 def _question(task: ChoiceTask, row: Mapping[str, Any], subject: str, where: str) -> Question:

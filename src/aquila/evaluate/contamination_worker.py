@@ -6,19 +6,15 @@ further one names a stretch and is answered with one. It ends when its input doe
 
 import json
 import os
-import queue
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from aquila.errors import AquilaError, ConfigError, DataError
+from aquila.data.processes import Question, ask_processes
+from aquila.errors import AquilaError, ConfigError
 from aquila.evaluate.corpus import Counts, Stretch, read_stretch
 from aquila.evaluate.overlap import Found, Index, Part
 from aquila.tokenizer.load import load_tokenizer
@@ -67,25 +63,12 @@ def search_stretch(task: Task, index: Index, stretch: Stretch) -> tuple[Counts, 
 def _search_with_processes(
     task: Task, stretches: Sequence[Stretch], workers: int, progress: Callable[[int, int], None]
 ) -> list[Result]:
-    results: list[Result | None] = [None] * len(stretches)
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(len(stretches)):
-        waiting.put(number)
-    lock, done = threading.Lock(), 0
+    results: dict[int, Result] = {}
 
-    def drive(process: subprocess.Popen[str]) -> None:
-        nonlocal done
-        with suppress(BrokenPipeError):  # `_ask` says why it ended
-            _send(process, first)
-        while True:
-            try:
-                number = waiting.get_nowait()
-            except queue.Empty:
-                return
-            results[number] = (stretches[number], *_ask(process, stretches[number]))
-            with lock:
-                done += 1
-                progress(done, len(stretches))
+    def take(number: int, answer: dict[str, Any]) -> None:
+        found = {int(part): _found(record) for part, record in answer["found"].items()}
+        results[number] = (stretches[number], Counts(**answer["counts"]), found)
+        progress(len(results), len(stretches))
 
     with tempfile.TemporaryDirectory(prefix="aquila-contamination-") as folder:
         if task.tokenizer is not None:
@@ -95,66 +78,14 @@ def _search_with_processes(
             "text_key": task.text_key,
             "tokenizer": folder if task.tokenizer is not None else None,
         }
-        processes: list[subprocess.Popen[str]] = []
-        with ThreadPoolExecutor(workers) as threads:
-            try:
-                for _ in range(workers):
-                    processes.append(_start_process())
-                futures = [threads.submit(drive, process) for process in processes]
-                ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                failures = [failure for future in ended if (failure := future.exception())]
-            finally:  # on an error or Ctrl-C, threads see their process end and end too
-                for process in processes:
-                    process.kill()
-                    process.wait()
-    for process in processes:
-        _close(process)
-    if failures:
-        raise failures[0]
-    return [result for result in results if result is not None]
-
-
-def _start_process() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "aquila.evaluate.contamination_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        errors="surrogatepass",
-        start_new_session=True,  # Ctrl-C is for us; we end it
-    )
-
-
-def _close(process: subprocess.Popen[str]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with suppress(BrokenPipeError):
-            pipe.close()
-
-
-def _send(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(message) + "\n")
-    process.stdin.flush()
-
-
-def _ask(process: subprocess.Popen[str], stretch: Stretch) -> tuple[Counts, dict[int, Found]]:
-    assert process.stdout is not None
-    try:
-        _send(process, stretch.to_json())
-        line = process.stdout.readline()
-    except BrokenPipeError:
-        line = ""
-    if not line:
-        raise DataError(
-            f"a worker process ended while it read {stretch.paths[0]} (exit code {process.wait()}; killed, or out of "
-            "memory?); --workers 1 needs the least memory"
+        ask_processes(
+            ["-m", "aquila.evaluate.contamination_worker"],
+            [Question(json.dumps(stretch.to_json()) + "\n", str(stretch.paths[0])) for stretch in stretches],
+            workers,
+            take,
+            greeting=json.dumps(first) + "\n",
         )
-    answer = json.loads(line)
-    if "error" in answer:
-        raise (ConfigError if answer["usage"] else DataError)(answer["error"])
-    found = {int(part): _found(record) for part, record in answer["found"].items()}
-    return Counts(**answer["counts"]), found
+    return [results[number] for number in range(len(stretches))]
 
 
 def _found(record: dict[str, Any]) -> Found:

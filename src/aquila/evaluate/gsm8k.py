@@ -7,7 +7,6 @@ Source: Cobbe et al. 2021, arXiv:2110.14168; EleutherAI/lm-evaluation-harness, l
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from aquila.errors import EvaluationError
 from aquila.evaluate.run_folder import RunFolder
+from aquila.evaluate.samples_file import json_rows
 from aquila.evaluate.sampling import Prompt, Settings, Source, sample_seed
 from aquila.evaluate.shots import random_shots
 
@@ -153,24 +153,21 @@ def _bare(text: str) -> str:
 def _read(path: Path) -> tuple[list[Problem], str]:
     try:
         data = path.read_bytes()
-        lines = data.decode().split("\n")
+        text = data.decode()
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read: {error.strerror}; give GSM8K's test.jsonl") from None
     except UnicodeDecodeError as error:
         raise EvaluationError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    problems = [_problem(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    rows = json_rows(path, text, "question and answer")
+    problems = [_problem(row, f"{path}:{number}") for number, row in rows]
     if not problems:
         raise EvaluationError(f"{path}: holds no problems; each line is an object with question and answer")
     return problems, hashlib.sha256(data).hexdigest()
 
 
-def _problem(line: str, where: str) -> Problem:
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{where}: is not JSON ({error}); one object a line") from None
+def _problem(row: dict[str, Any], where: str) -> Problem:
     for field in ("question", "answer"):
-        if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
+        if not isinstance(row.get(field), str) or not row[field].strip():
             raise EvaluationError(f"{where}: field {field} is missing or no text")
     if not _STRICT.search(row["answer"]):
         raise EvaluationError(f"{where}: the answer does not end in `#### NUMBER`; give GSM8K's own files")

@@ -50,7 +50,8 @@ def read_samples(path: Path, benchmark: Benchmark) -> list[Sample]:
         raise EvaluationError(f"{path}: cannot be read: {error}; give a file of samples") from None
     except UnicodeDecodeError as error:
         raise EvaluationError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    rows = _bigcode_rows(path, text, benchmark) if text.lstrip().startswith("[") else _rows(path, text)
+    lists = text.lstrip().startswith("[")
+    rows = _bigcode_rows(path, text, benchmark) if lists else json_rows(path, text, "task_id and completion")
     samples: list[Sample] = []
     counts: dict[str, int] = {}
     given: dict[tuple[str, int], int] = {}
@@ -71,7 +72,12 @@ def read_samples(path: Path, benchmark: Benchmark) -> list[Sample]:
     return samples
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(path: Path, text: str, holds: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file with one a line, with their line numbers; `holds` says to people what each has.
+
+    Raises:
+        EvaluationError: a line is no JSON object.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -80,9 +86,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise EvaluationError(f"{path}:{number}: is not JSON ({error}); one object a line") from None
         if not isinstance(row, dict):
-            raise EvaluationError(
-                f"{path}:{number}: is a {type(row).__name__}, not an object with task_id and completion"
-            )
+            raise EvaluationError(f"{path}:{number}: is a {type(row).__name__}, not an object with {holds}")
         yield number, row
 
 

@@ -78,7 +78,7 @@ def test_a_problem_is_never_its_own_example(tmp_path: Path):
     ("line", "message"),
     [
         ("{", r"is not JSON"),
-        ("[]", "field question is missing or no text"),
+        ("[]", "is a list, not an object with question and answer"),
         ('{"question": "q"}', "field answer is missing"),
         ('{"question": "q", "answer": "it is 5"}', r"does not end in `#### NUMBER`"),
     ],
