@@ -105,7 +105,7 @@ def test_pings_keep_a_silent_stream_alive():
 
 def test_a_full_queue_says_when_to_ask_again():
     model, gate = gated(max_sequences=2)
-    with running(lambda: model, max_queue=1) as server:
+    with running(lambda: model, max_queue=1, legacy_flagai=True) as server:
         with raw_post(server, "/v1/completions", {**LONG, "n": 3}):
             server.until(lambda: server.worker.num_in_flight == 3)
             response = server.post("/v1/completions", {"prompt": "x"})
@@ -113,6 +113,7 @@ def test_a_full_queue_says_when_to_ask_again():
             assert int(response.headers["retry-after"]) >= 1
             assert response.json()["error"]["code"] == "queue_full"
             assert server.post("/v1/completions", {"prompt": "x", "stream": True}).status_code == 429
+            assert server.post("/stream_func", {"prompt": "x"}).status_code == 429
             gate.set()
         server.until_idle()
         assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status_code == 200

@@ -5,7 +5,7 @@ Their body is a JSON string that holds JSON; plain JSON is taken too. `logprobs`
 
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -72,10 +72,14 @@ async def func(
 
 
 @router.post("/stream_func", response_model=None)
-async def stream_func(body: Annotated[Any, Body()], server: Annotated[Server, Depends(get_server)]) -> Response:
+async def stream_func(
+    body: Annotated[Any, Body()], http: HttpRequest, server: Annotated[Server, Depends(get_server)]
+) -> Response:
     """The same as plain text, as it comes."""
     request = await run_in_threadpool(_request, server, _read(body))
-    return StreamingResponse(_texts(server, request), media_type="text/plain; charset=utf-8")
+    texts = _texts(server, request)
+    first = await unless_client_leaves(http, _first(texts))  # a full queue is a status, not a stream that is cut
+    return StreamingResponse(_joined(first, texts), media_type="text/plain; charset=utf-8")
 
 
 def _read(body: Any) -> FlagaiRequest | EditorRequest:
@@ -137,7 +141,18 @@ def _answer(server: Server, asked: FlagaiRequest, completion: Completion) -> dic
     return {"completions": [found], "input_length": len(asked.prompt), "model_info": server.model_name}
 
 
-async def _texts(server: Server, request: Request) -> AsyncIterator[str]:
+async def _first(texts: AsyncGenerator[str]) -> str:
+    return await anext(texts, "")
+
+
+async def _joined(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    async with aclosing(rest):
+        yield first
+        async for text in rest:
+            yield text
+
+
+async def _texts(server: Server, request: Request) -> AsyncGenerator[str]:
     surplus = " "
     async with aclosing(server.worker.stream(request)) as deltas:
         async for delta in deltas:
