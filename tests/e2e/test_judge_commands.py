@@ -144,7 +144,11 @@ def test_without_walls_nothing_is_run_unless_one_asks_for_it(aquila_script: str,
             "--judge 'kind' is unknown; there are trusted and official",
         ),
         ("eval judge FILE --bench humaneval -k 0", 2, "-k '0': give whole numbers from 1 on"),
-        ("eval selftest --languages rust", 2, "there is no judge of rust; give some of python,cpp,java,js,go"),
+        (
+            "eval selftest --languages kotlin",
+            2,
+            "language 'kotlin' is unknown; there are python, cpp, java, js, go, rust",
+        ),
         ("eval add absent", 1, "absent: holds none of HumanEval.jsonl.gz"),
     ],
 )

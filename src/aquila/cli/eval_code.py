@@ -91,7 +91,9 @@ def humaneval(
 
 
 def humaneval_x(
-    languages: Annotated[str, typer.Option(help="Which, with commas between.")] = "python,cpp,java,js,go",
+    languages: Annotated[
+        str, typer.Option(help="Which of python, cpp, java, js, go and rust, with commas between.")
+    ] = "python,cpp,java,js,go",
     model: ModelOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -128,7 +130,7 @@ def humaneval_x(
 
     names = tuple(dict.fromkeys(language_of(name.strip()) for name in languages.split(",") if name.strip()))
     if not names:
-        raise ConfigError(f"--languages {languages!r} names none; give some of python,cpp,java,js,go")
+        raise ConfigError(f"--languages {languages!r} names none; give some of python,cpp,java,js,go,rust")
     _evaluate("humaneval-x", names, locals())
 
 
@@ -341,16 +343,12 @@ def _benchmarks(bench: str, names: Sequence[str], data: Path | None) -> "tuple[l
     """What can be judged here, and why the rest cannot."""
     from aquila.errors import ConfigError
     from aquila.evaluate.data_files import open_benchmark
-    from aquila.evaluate.selftest import can_test
     from aquila.sandbox.toolchains import MissingToolchainError, find_toolchain
 
     if data is not None and data.is_file() and len(names) > 1:
         raise ConfigError(f"--data {data} is one language's file; name that by --languages, or give the folder")
     found, skipped = [], {}
     for name in names:
-        if not can_test(name):
-            skipped[name] = f"there is no judge of {name}"
-            continue
         try:
             find_toolchain(name)
         except MissingToolchainError as error:

@@ -88,7 +88,3 @@ def self_test(
         elif stub.passed or stub.status == "harness_error":
             failures.append(f"{task.task_id}: the stub got {stub.status}: {stub.detail}")
     return Result(len(tasks) - len(failures), tuple(failures), None, time.monotonic() - started)
-
-
-def can_test(language: str) -> bool:
-    return language in _STUBS
