@@ -116,13 +116,13 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "bench": "infill",
+                "name": "infill",
                 "aquila": aquila.__version__,
                 "python": platform.python_version(),
                 "lines": len(chosen),
                 "bits_per_byte": costs,
                 "exact": shares,
-                "ratio": {"bits_without_suffix_to_with": ratio},
+                "ratios": {"bits_without_suffix_to_with": ratio},
             }
         )
     )

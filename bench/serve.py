@@ -181,7 +181,7 @@ def _report(chosen: list[Side], model: str, rounds: int, new_tokens: int) -> Non
             if name in waits and "aquila" in waits:
                 ratios[name]["first_token"] = waits[name] / waits["aquila"]
     result = {
-        "bench": "serve",
+        "name": "serve",
         "aquila": aquila.__version__,
         "cpu": read_cpu().model,
         "python": platform.python_version(),
@@ -191,7 +191,7 @@ def _report(chosen: list[Side], model: str, rounds: int, new_tokens: int) -> Non
         "tokens_per_second": rates,
         "first_token_seconds": waits,
         "failed": {side.name: side.failed for side in chosen if side.failed},
-        "ratio": ratios,
+        "ratios": ratios,
     }
     print(json.dumps(result))
 

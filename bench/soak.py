@@ -329,7 +329,7 @@ def report(soak: Soak, seconds: float, seed: int) -> dict[str, Any]:
     kinds = {name.removeprefix("kind "): count for name, count in tally.outcomes.items() if name.startswith("kind ")}
     flat = grown < GROWTH_LIMIT
     return {
-        "bench": "soak",
+        "name": "soak",
         "aquila": aquila.__version__,
         "minutes": round(seconds / 60, 2),
         "seed": seed,

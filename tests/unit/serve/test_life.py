@@ -1,5 +1,6 @@
 """Clients that leave, a queue that is full, a server that is told to stop: nobody else notices, nothing is left."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -9,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from aquila.serve.run import listen
 from serve_parts import WAIT_SECONDS, running, tiny_served
 
 LONG = {"prompt": "def is_prime(n):", "max_tokens": 900, "ignore_eos": True, "temperature": 1}
@@ -261,3 +263,26 @@ def test_an_engine_that_cannot_go_on_says_so():
         health = server.client.get("/health")
         assert (health.status_code, health.json()) == (503, {"status": "failed"})
         assert server.post("/v1/completions", {"prompt": "x"}).status_code == 503
+
+
+def test_a_first_token_does_not_wait_for_an_acknowledgement():
+    """Small pieces are sent at once: an accepted connection has TCP_NODELAY."""
+    found: list[int] = []
+
+    async def serve_one() -> None:
+        done = asyncio.Event()
+
+        def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        async with await asyncio.start_server(note, sock=listen("127.0.0.1", 0)) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await done.wait()
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(serve_one())
+    assert found
+    assert all(found)
