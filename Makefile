@@ -32,14 +32,14 @@ test: setup ## the test suite, on two workers
 	@$(BIN)/aquila pull --quiet smollm2-135m || echo 'no smollm2-135m: the test on its weights is skipped'
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 selftest: setup ## can the judge be trusted: Python and JavaScript in full, a dozen tasks of each compiled language
-	@tools/toolchains.sh
+	@tools/toolchains.sh g++ javac go node npm
 	@$(BIN)/aquila eval selftest --languages python,js --data ../shared/data/humaneval
 	@$(BIN)/aquila eval selftest --languages cpp,java,go --tasks 12 --data ../shared/data/humaneval
 web-test: setup ## the web page in a real Chromium
-	@tools/toolchains.sh
+	@tools/toolchains.sh node npm chromium
 	@npm --prefix tests/web --no-audit --no-fund --silent install
 	@$(BIN)/pytest tests/web -q
-clients: setup ## real clients of the server: openai, llm, litellm, aider, langchain, mistralai, lm-eval, codex, claude ...
+clients: setup ## real clients of the server: openai, llm, litellm, aider, langchain, mistralai, lm-eval, codex, claude, cn, Neovim, Tabby's agent ...
 	@$(BIN)/aquila pull --quiet smollm2-135m
 	@tests/clients/install.sh
 	@$(BIN)/pytest tests/clients -q

@@ -54,6 +54,18 @@ function otherFiles(document, count) {
     .map((other) => ({ filename: vscode.workspace.asRelativePath(other.uri), text: other.getText() }));
 }
 
+/**
+ * The document and the cursor as if the entry chosen in the open list of words were typed: VS Code shows no completion
+ * beside that list that does not begin with it. Without a list: as they are.
+ */
+function withChosenWord(document, position, chosen) {
+  const { start: from, end: to } = chosen?.range ?? { start: position, end: position };
+  const typed = chosen?.text ?? "";
+  const text = document.getText();
+  const start = document.offsetAt(from);
+  return { text: text.slice(0, start) + typed + text.slice(document.offsetAt(to)), offset: start + typed.length, typed, from, to };
+}
+
 class Provider {
   constructor(status) {
     this.status = status;
@@ -63,8 +75,7 @@ class Provider {
   async provideInlineCompletionItems(document, position, context, token) {
     const config = settings();
     if (!config.get("enabled") || config.get("disabledLanguages").includes(document.languageId)) return [];
-    const text = document.getText();
-    const offset = document.offsetAt(position);
+    const { text, offset, typed, from, to } = withChosenWord(document, position, context.selectedCompletionInfo);
     const asked = context.triggerKind === vscode.InlineCompletionTriggerKind.Invoke;
     if (!asked && !worthAsking(text, offset)) return [];
     const normal = text.replaceAll("\r\n", "\n"); // the model has seen no other line ends
@@ -88,8 +99,8 @@ class Provider {
       this.status.idle();
       const found = content === null ? null : insertion(content, normal, place);
       if (found === null) return [];
-      const range = new vscode.Range(position, position.translate(0, found.replace));
-      return [new vscode.InlineCompletionItem(found.text, range)];
+      const range = new vscode.Range(from, to.translate(0, found.replace));
+      return [new vscode.InlineCompletionItem(typed + found.text, range)];
     } catch (error) {
       this.status.failed(error);
       return [];

@@ -192,11 +192,12 @@ test("the provider completes in a document with Windows line ends, and says in t
     } finally {
       Module._load = load;
     }
-    const provide = (text, languageId = "python") => {
-      const document = { languageId, getText: () => text, offsetAt: () => text.length };
+    const place = (offset) => ({ offset, translate: (_, characters) => place(offset + characters) });
+    const provide = (text, languageId = "python", selectedCompletionInfo = undefined) => {
+      const document = { languageId, getText: () => text, offsetAt: (position) => position.offset };
       vscode.workspace.textDocuments = [document, { uri: { scheme: "file", path: "b.py" }, getText: () => "b = 1" }];
-      const position = { translate: (_, characters) => characters };
-      return vscode.item.provider.provideInlineCompletionItems(document, position, { triggerKind: 1 }, { onCancellationRequested: () => ({ dispose() {} }) });
+      const context = { triggerKind: 1, selectedCompletionInfo };
+      return vscode.item.provider.provideInlineCompletionItems(document, place(text.length), context, { onCancellationRequested: () => ({ dispose() {} }) });
     };
     const [found] = await provide("a = 1\r\nb = ");
     assert.equal(found.insertText, "x");
@@ -206,7 +207,11 @@ test("the provider completes in a document with Windows line ends, and says in t
     assert.deepEqual(await provide("bad "), []);
     assert.match(vscode.item.text, /warning/);
     assert.equal(vscode.item.tooltip, "the server said 500");
+    const [chosen] = await provide("c = wi", "python", { text: "width", range: { start: place(4), end: place(6) } });
+    assert.equal(asked[2].body.prompt, "c = width", "what the list of words has chosen counts as typed");
+    assert.equal(chosen.insertText, "widthx");
+    assert.deepEqual([chosen.range.start.offset, chosen.range.end.offset], [4, 6]);
     values.enabled = false;
     assert.deepEqual(await provide("a"), []);
-    assert.equal(asked.length, 2);
+    assert.equal(asked.length, 3);
   }));

@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).parent
 INSTALLED = HERE.parents[1] / "build" / "clients"
 MODEL = "smollm2-135m"
-SECONDS = 540
+SECONDS = 240
 UNREACHABLE = "http://127.0.0.1:9"
 
 

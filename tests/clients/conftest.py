@@ -1,4 +1,4 @@
-"""One server process on real weights for all the clients."""
+"""One server process on real weights for all the clients, and one that fills in the middle for editors."""
 
 import os
 import re
@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from client_parts import MODEL, Server
 
+from parts import tiny_checkpoint
 
-def _start(log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    command = [sys.executable, "-m", "aquila", "serve", MODEL, "--port", "0", *options]
+
+def _start(log: Path, model: str, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    command = [sys.executable, "-m", "aquila", "serve", model, "--port", "0", *options]
     with log.open("wb") as stderr:
         variables = {**os.environ, "OMP_NUM_THREADS": "2"}
         process = subprocess.Popen(command, stderr=stderr, stdout=stderr, env=variables)
@@ -31,8 +33,22 @@ def _start(log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not _is_pulled():
         pytest.skip(f"{MODEL} is not pulled (aquila pull {MODEL})")
-    log = tmp_path_factory.mktemp("server") / "log"
-    process, url = _start(log)
+    yield from _serve(tmp_path_factory.mktemp("server") / "log", MODEL)
+
+
+@pytest.fixture(scope="session")
+def fim_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that fills in the middle: its form is real, its few weights are random, and so is what it writes."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("fim") / "tiny", max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="session")
+def fim_server(fim_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(tmp_path_factory.mktemp("fim-server") / "log", str(fim_model))
+
+
+def _serve(log: Path, model: str) -> Iterator[Server]:
+    process, url = _start(log, model)
     yield Server(url, log)
     process.terminate()
     assert process.wait(60) == 0, log.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=$(cd "$here/../.." && pwd)/build/clients
 python=${PYTHON:-python3}
 mkdir -p "$target"
+"$here/../../tools/toolchains.sh" node npm nvim curl
 
 into() { # into FOLDER FILE: a virtual environment that has what the file lists, made anew when the list changes
     cmp -s "$2" "$target/$1/installed" && return

@@ -7,7 +7,7 @@ from client_parts import MODEL, Server, program, run
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_one_message(server: Server, home):
     aider = program("aider", "venv-aider/bin")
     work = home / "work"

@@ -47,7 +47,7 @@ def tasks(home: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_scores_and_generates(server: Server, home):
     python("lm_eval", "tenacity")
     arguments = f"model={MODEL},base_url={server.v1}/completions,tokenizer_backend=remote,max_retries=1"

@@ -1,12 +1,15 @@
 """`aquila complete`, `aquila lsp` and `aquila chat --base-url` as editors and scripts use them, over real pipes."""
 
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +48,23 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def expected(model: Model, max_new_tokens: int, min_indent: int = 0) -> str:
+def expected(model: Model, max_new_tokens: int, min_indent: int = 0, line: str = LINE) -> str:
     params = SamplingParams(temperature=0, max_new_tokens=max_new_tokens)
-    [[completion]] = model.engine.generate([infill_request(model, BEFORE, AFTER, params, line=LINE)])
+    [[completion]] = model.engine.generate([infill_request(model, BEFORE, AFTER, params, line=line)])
     return clean_middle(completion.text, AFTER, ended=completion.finish_reason == "stop", min_indent=min_indent)
 
 
 @pytest.fixture(scope="module")
 def server(model_path: Path) -> Iterator[str]:
+    with served(model_path) as url:
+        yield url
+
+
+@contextmanager
+def served(model_path: Path, *options: str) -> Generator[str, None, None]:
     """A real `aquila serve` on a port of its own."""
-    process = subprocess.Popen(
-        [*COMMAND, "serve", str(model_path), "--port", "0"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [*COMMAND, "serve", str(model_path), "--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stdout is not None
     url = ""
@@ -64,9 +72,11 @@ def server(model_path: Path) -> Iterator[str]:
         url = url or "http://" + line.partition("http://")[2].partition("/health")[0]
         if "/v1" in line:  # said when the model is there
             break
-    yield url
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    try:
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -129,7 +139,53 @@ def test_a_server_that_is_not_there_is_one_line(source: Path) -> None:
     done = run("complete", f"{source}:1", "--base-url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "start a server with `aquila serve MODEL`" in done.stderr
-    assert run("complete", f"{source}:1", "--base-url", "127.0.0.1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "told"),
+    [
+        ("complete", ("--base-url", "127.0.0.1"), "'127.0.0.1' is no address"),
+        ("complete", ("--base-url", "http://[::1"), "'http://[::1' is no address"),
+        ("complete", ("--base-url", "http://127.0.0.1:9", "--api-key", "ké"), "characters that no key has"),
+        ("complete", ("--base-url", "http://127.0.0.1:9", "--quantize", "w4"), "leave it out with --base-url"),
+        ("complete", ("--base-url", "http://127.0.0.1:9", "--max-new-tokens", "0"), "max_new_tokens: must be between"),
+        ("lsp", ("--base-url", "http://[::1"), "'http://[::1' is no address"),
+        ("lsp", ("--base-url", "http://127.0.0.1:9", "--temperature", "-1"), "temperature: must be between"),
+        ("chat", ("hello", "--base-url", "http://[::1"), "'http://[::1' is no address"),
+        ("bench", ("serve", "127.0.0.1:9"), "give a server's address as http://127.0.0.1:9"),
+        ("bench", ("serve", "http://127.0.0.1:9", "--prefix-tokens", "-1"), "must be 0 or more, got -1"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_server_is_one_line(
+    source: Path, command: str, options: tuple[str, ...], told: str
+) -> None:
+    place = (f"{source}:1",) if command == "complete" else ()
+    done = run(command, *place, *options)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_asks_for_a_key_and_one_that_is_none(model_path: Path, source: Path) -> None:
+    with served(model_path, "--api-key", "sesame") as url:
+        for command in (("complete", f"{source}:1"), ("chat", "hello"), ("bench", "serve")):
+            where = (url,) if command[0] == "bench" else ("--base-url", url)
+            assert "here: --api-key KEY, or the variable AQUILA_API_KEY" in run(*command, *where).stderr
+        right = run("complete", f"{source}:3", "--base-url", url, "--max-new-tokens", "4", AQUILA_API_KEY="sesame")
+        assert right.returncode == 0, right.stderr
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        done = run("complete", f"{source}:1", "--base-url", f"http://127.0.0.1:{pages.server_port}")
+        pages.shutdown()
+    assert "501 Unsupported method ('POST'); is it an OpenAI-compatible server?" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    """A server of something else, whose errors are pages."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def test_chat_talks_to_a_server(server: str) -> None:
@@ -153,6 +209,10 @@ def test_bench_serve_sweeps_and_plots(server: str, tmp_path: Path) -> None:
         assert level["tokens_per_second"] == pytest.approx(level["num_requests"] * 4 / level["seconds"], rel=0.01)
         assert 0 < level["first_token_p50"] <= level["first_token_p95"]
     assert report["shared_prefix"]["first_token_p50"] > 0
+    long = run("bench", "serve", server, "--concurrency", "1", *sizes[:-2], "--json", "--prefix-tokens", "2000")
+    assert json.loads(long.stdout)["levels"], "what was measured is not lost where the context is too short"
+    assert json.loads(long.stdout)["shared_prefix"] is None
+    assert "not measured with a shared prefix (--prefix-tokens 2000)" in long.stderr
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -242,6 +302,13 @@ def test_an_editor_gets_inline_completions(model: Model, model_path: Path) -> No
         [item] = answer["result"]["items"]
         assert item["insertText"] == expected(model, 12)
         assert item["range"]["start"] == {"line": 2, "character": 6}
+
+        whole = {"start": {"line": 2, "character": 4}, "end": {"line": 2, "character": 6}}
+        chosen = {"triggerKind": 2, "selectedCompletionInfo": {"range": whole, "text": "repeat"}}
+        place = {"textDocument": {"uri": "file:///a.py"}, "position": {"line": 2, "character": 6}, "context": chosen}
+        editor.send("textDocument/inlineCompletion", place, 7)
+        [beside] = editor.hear()["result"]["items"]
+        assert beside == {"insertText": "repeat" + expected(model, 12, line="    repeat"), "range": whole}
 
         editor.send("textDocument/hover", {}, 4)
         assert editor.hear()["error"]["code"] == -32601

@@ -38,9 +38,22 @@ def event_data(line: str) -> dict[str, Any] | None:
 def server_root(base_url: str) -> str:
     """`http://host:port` of a server, also when its OpenAI address was given."""
     root = base_url.rstrip("/")
-    if not root.startswith(("http://", "https://")):
+    try:
+        url = httpx.URL(root)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"--base-url: {base_url!r} is no address; give one such as http://127.0.0.1:8000")
     return root.removesuffix("/v1")
+
+
+def key_header(api_key: str | None) -> dict[str, str]:
+    """What says the key to a server, nothing where there is none."""
+    if not api_key:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError("--api-key: holds characters that no key has; give the server's, of printable ASCII")
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def refused(url: str, response: httpx.Response) -> GenerationError:
@@ -48,7 +61,10 @@ def refused(url: str, response: httpx.Response) -> GenerationError:
     try:
         told = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        told = response.text[:200]
+        page = response.text.lstrip().startswith("<")
+        told = f"{response.reason_phrase if page else response.text[:200]}; is it an OpenAI-compatible server?"
+    if response.status_code == 401:
+        told = f"{told}; here: --api-key KEY, or the variable AQUILA_API_KEY"
     kind = UnsupportedError if response.status_code == 501 else GenerationError
     return kind(f"{url}: {response.status_code} {told}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from aquila.chat.conversation import AnswerClock, Conversation, Round
-from aquila.chat.event_stream import event_data, refused, server_root, unreachable
+from aquila.chat.event_stream import event_data, key_header, refused, server_root, unreachable
 from aquila.errors import GenerationError
 from aquila.generate.sampling import SamplingParams
 from aquila.tokenizer.templates import Message
@@ -35,7 +35,7 @@ class RemoteSession(Conversation[list[Message]]):
         timeout_seconds: without a word from the server the request fails.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: the address or the key is none.
         GenerationError: nobody answers there, or there is no such model.
     """
 
@@ -52,8 +52,7 @@ class RemoteSession(Conversation[list[Message]]):
         super().__init__(system=system, params=params)
         self._untouched = SamplingParams(max_new_tokens=self.params.max_new_tokens)
         self._url = f"{server_root(base_url)}/v1"
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout_seconds, connect=10.0))
+        self._client = httpx.Client(headers=key_header(api_key), timeout=httpx.Timeout(timeout_seconds, connect=10.0))
         card = self._card(model)
         self._model = str(card["id"])
         self._max_context = int(card.get("max_model_len") or 0)

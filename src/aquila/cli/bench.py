@@ -1,5 +1,6 @@
 """`aquila bench serve`: how a server does under load."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from aquila.cli.traffic import Level
+    from aquila.cli.traffic import Level, Target
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
@@ -36,15 +37,19 @@ def serve(
     from contextlib import nullcontext
 
     from aquila.cli.served import served_model
-    from aquila.cli.traffic import Target, first_model, measure_level, measure_shared_prefix
+    from aquila.cli.traffic import Target, first_model, measure_level
     from aquila.errors import ConfigError
 
     levels = _levels(concurrency)
     if min(requests, prompt_tokens, new_tokens) < 1:
         raise ConfigError("--requests, --prompt-tokens and --new-tokens are 1 or more")
+    if prefix_tokens < 0:
+        raise ConfigError(f"--prefix-tokens: must be 0 or more, got {prefix_tokens}")
     if plot is not None:
         _require_matplotlib()
     is_url = target.startswith(("http://", "https://"))
+    if not is_url and re.fullmatch(r"[^/\s]+:\d+(/.*)?", target):
+        raise ConfigError(f"{target!r} is no model; give a server's address as http://{target}")
     results: list[Level] = []
     with nullcontext(target) if is_url else served_model(target) as base_url:
         asked = Target(base_url, model or first_model(base_url, api_key), api_key)
@@ -60,12 +65,22 @@ def serve(
             results.append(level)
             if not as_json:
                 _print_level(level, header=len(results) == 1)
-        shared = []
-        if prefix_tokens:
-            shared = measure_shared_prefix(asked, prefix_tokens=prefix_tokens, num_requests=max(3, requests))
+        shared = _shared_prefix(asked, prefix_tokens, max(3, requests)) if prefix_tokens else []
     _report(results, shared, asked.model, prefix_tokens, as_json=as_json)
     if plot is not None:
         _plot(results, asked.model, plot)
+
+
+def _shared_prefix(asked: "Target", prefix_tokens: int, num_requests: int) -> list[float]:
+    """Empty where the server will not have such prompts: what was measured so far is not lost for it."""
+    from aquila.cli.traffic import measure_shared_prefix
+    from aquila.errors import GenerationError
+
+    try:
+        return measure_shared_prefix(asked, prefix_tokens=prefix_tokens, num_requests=num_requests)
+    except GenerationError as error:
+        print(f"not measured with a shared prefix (--prefix-tokens {prefix_tokens}): {error}", file=sys.stderr)
+        return []
 
 
 def _levels(text: str) -> list[int]:
@@ -131,6 +146,8 @@ def _plot(results: "list[Level]", model: str, path: Path) -> None:
             delay.plot(streams, values, style, marker="o", label=f"{label}, {part}")
     delay.set(title="what a client waits for", xlabel="streams", ylabel="ms", yscale="log")
     delay.legend()
+    for axes in (rate, delay):
+        axes.set_xticks(streams)  # there is no half of a stream
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     print(f"plot: {path}", file=sys.stderr)

@@ -51,6 +51,7 @@ def complete(
     text = _read(path)
     cursor = cursor_at(text, line, column, path, [(str(file), _read(file)) for file in extra or ()])
     settings = Settings(max_new_tokens, temperature, seed, single_line)
+    settings.params()  # a number out of its range shows before a model is loaded or a server asked
     completer = choose_completer(model, base_url=base_url, api_key=api_key, quantize=quantize, quiet=quiet)
     insertion = completer.complete(cursor, settings, never)
     assert insertion is not None, "nobody cancelled it"
@@ -72,17 +73,29 @@ def choose_completer(
     model: str | None, *, base_url: str | None, api_key: str | None, quantize: str | None = None, quiet: bool = False
 ) -> "Completer":
     """A server's, where an address is given, else a model's that is loaded now."""
-    from aquila.chat.event_stream import server_root
     from aquila.cli.completer import LocalCompleter, RemoteCompleter
 
+    check_server(base_url, api_key, quantize)
     if base_url is not None:
-        server_root(base_url)
         return RemoteCompleter(base_url, api_key, model)
     from aquila.generate.load import load
 
     if not quiet:
         print(f"loading {model or 'the default model'} ...", file=sys.stderr)
     return LocalCompleter(load(model, quantize=quantize))
+
+
+def check_server(base_url: str | None, api_key: str | None, quantize: str | None) -> None:
+    """`ConfigError` for an address or a key that is none, and for an option that a server's model does not take."""
+    from aquila.chat.event_stream import key_header, server_root
+    from aquila.errors import ConfigError
+
+    if base_url is None:
+        return
+    server_root(base_url)
+    key_header(api_key)
+    if quantize is not None:
+        raise ConfigError("--quantize is for a model of this process; leave it out with --base-url")
 
 
 def parse_place(place: str) -> tuple[Path, int, int | None]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from aquila.generate.load import Model
     from aquila.generate.request import Delta, Request
+    from aquila.generate.sampling import SamplingParams
 
 MAX_CHARACTERS = 64_000  # before and after the cursor, sent to a server; it cuts to its context
 
@@ -43,6 +44,12 @@ class Settings:
     temperature: float = 0.0
     seed: int | None = None
     single_line: bool = False
+
+    def params(self) -> "SamplingParams":
+        """For the engine. `ConfigError` names the setting that is out of its range."""
+        from aquila.generate.sampling import SamplingParams
+
+        return SamplingParams(temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,8 @@ class LocalCompleter:
     def _request(self, cursor: Cursor, settings: Settings) -> "Request":
         from aquila.generate.infill import ExtraFile, infill_request
         from aquila.generate.request import Request
-        from aquila.generate.sampling import SamplingParams
 
-        params = SamplingParams(
-            temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, seed=settings.seed
-        )
+        params = settings.params()
         if self.model.infill is None and not cursor.suffix.strip():
             ids = self.model.prompt_ids(cursor.prefix + cursor.line)
             room = self.model.max_context - min(settings.max_new_tokens, self.model.max_context // 4)
@@ -154,10 +158,10 @@ class RemoteCompleter:
     def _events(self, body: dict[str, Any]):
         import httpx
 
-        from aquila.chat.event_stream import event_data, refused, server_root, unreachable
+        from aquila.chat.event_stream import event_data, key_header, refused, server_root, unreachable
 
         url = f"{server_root(self.base_url)}/infill"
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        headers = key_header(self.api_key)
         self._client = self._client or httpx.Client(timeout=self.timeout_seconds)
         try:
             with self._client.stream("POST", url, json=body, headers=headers) as response:

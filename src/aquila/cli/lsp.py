@@ -21,17 +21,16 @@ def lsp(
     stdio: Annotated[bool, typer.Option("--stdio", help="What editors add; there is no other way.")] = True,
 ) -> None:
     """Language server on stdin and stdout: textDocument/inlineCompletion. The model is loaded when first asked."""
-    from aquila.chat.event_stream import server_root
-    from aquila.cli.complete import choose_completer
+    from aquila.cli.complete import check_server, choose_completer
     from aquila.cli.completer import Completer, Settings
     from aquila.cli.lsp_server import LanguageServer
 
-    if base_url is not None:
-        server_root(base_url)
+    settings = Settings(max_new_tokens, temperature, None, single_line)
+    settings.params()  # an editor shows what is wrong at the start, and not at each request
+    check_server(base_url, api_key, quantize)
 
     def make_completer() -> Completer:
         return choose_completer(model, base_url=base_url, api_key=api_key, quantize=quantize)
 
-    settings = Settings(max_new_tokens, temperature, None, single_line)
     server = LanguageServer(sys.stdin.buffer, sys.stdout.buffer, make_completer, settings)
     raise typer.Exit(server.run())

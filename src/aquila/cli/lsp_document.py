@@ -45,13 +45,14 @@ class Document:
         line = _LINE_END.sub("", self._text[start:following])
         return start + _index(line, position["character"])
 
-    def cursor(self, position: Mapping[str, int], extra: Sequence[tuple[str, str]] = ()) -> Cursor:
-        """The text around a position."""
-        place = self.offset(position)
-        start = self._starts[min(position["line"], len(self._starts) - 1)]
-        return Cursor(
-            self._text[:start], self._text[start:place], self._text[place:], self.uri.rpartition("/")[2], extra
-        )
+    def cursor(
+        self, span: Mapping[str, Mapping[str, int]], typed: str, extra: Sequence[tuple[str, str]] = ()
+    ) -> Cursor:
+        """The text around a cursor behind `typed`, as if that stood in place of a span; a span may be empty."""
+        first, last = self.offset(span["start"]), self.offset(span["end"])
+        start = self._starts[min(span["start"]["line"], len(self._starts) - 1)]
+        name = self.uri.rpartition("/")[2]
+        return Cursor(self._text[:start], self._text[start:first] + typed, self._text[last:], name, extra)
 
     def _set(self, text: str) -> None:
         self._text = text

@@ -35,7 +35,8 @@ class _Job:
     request_id: int | str
     uri: str
     cursor: Cursor
-    position: dict[str, int]
+    span: dict[str, Any]  # what the completion replaces
+    typed: str  # what it begins with
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -188,12 +189,15 @@ class LanguageServer:
 
     def _inline_completion(self, request_id: int | str, params: dict[str, Any]) -> None:
         uri, position = params["textDocument"]["uri"], params["position"]
+        # the entry chosen in an open list of words counts as typed: editors show nothing else beside it
+        chosen = (params.get("context") or {}).get("selectedCompletionInfo")
+        span, typed = (chosen["range"], chosen["text"]) if chosen else ({"start": position, "end": position}, "")
         if uri not in self._documents:
             self._fail(request_id, INVALID_PARAMS, f"{uri} is not open; send textDocument/didOpen first")
             return
         others = [each for each in self._documents.values() if each.uri != uri][-OPEN_DOCUMENTS:]
         extra = [(each.uri.rpartition("/")[2], each.text[:EXTRA_CHARACTERS]) for each in others]
-        job = _Job(request_id, uri, self._documents[uri].cursor(position, extra), dict(position))
+        job = _Job(request_id, uri, self._documents[uri].cursor(span, typed, extra), span, typed)
         with self._pending_lock:
             for other in self._pending.values():
                 if other.uri == uri:
@@ -236,8 +240,8 @@ class LanguageServer:
         if text is None:
             self._fail(job.request_id, REQUEST_CANCELLED, "cancelled")
             return
-        span = {"start": job.position, "end": job.position}
-        self._answer(job.request_id, {"items": [{"insertText": text, "range": span}] if text.strip() else []})
+        items = [{"insertText": job.typed + text, "range": job.span}] if text.strip() else []
+        self._answer(job.request_id, {"items": items})
 
     def _forget(self, job: _Job) -> None:
         with self._pending_lock:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from aquila.chat.event_stream import event_data, refused, server_root, unreachable
+from aquila.chat.event_stream import event_data, key_header, refused, server_root, unreachable
 from aquila.errors import AquilaError
 
 _WORDS = """
@@ -68,15 +68,14 @@ class Target:
     ignore_eos: bool = True
 
     def client(self) -> httpx.AsyncClient:
-        headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         limits = httpx.Limits(max_connections=None)
-        return httpx.AsyncClient(headers=headers, timeout=self.timeout_seconds, limits=limits)
+        return httpx.AsyncClient(headers=key_header(self.api_key), timeout=self.timeout_seconds, limits=limits)
 
 
 def first_model(base_url: str, api_key: str | None = None) -> str:
     """Name of the first model of a server. `GenerationError` when nobody answers."""
     url = f"{server_root(base_url)}/v1/models"
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = key_header(api_key)
     try:
         response = httpx.get(url, headers=headers, timeout=30)
     except httpx.HTTPError as error:

@@ -29,9 +29,16 @@ def test_a_position_counts_utf_16_units(line: int, character: int, before: str) 
 
 
 def test_a_cursor_has_its_line_apart() -> None:
-    cursor = Document("file:///src/a.py", TEXT).cursor({"line": 1, "character": 11})
+    place = {"line": 1, "character": 11}
+    cursor = Document("file:///src/a.py", TEXT).cursor({"start": place, "end": place}, "")
     assert (cursor.prefix, cursor.line, cursor.suffix) == ("def 你好(x):\n", "    s = '😀", "a'\r\n    return s\n")
     assert cursor.filename == "a.py"
+
+
+def test_a_word_in_place_of_a_span_counts_as_typed() -> None:
+    span = {"start": {"line": 1, "character": 9}, "end": {"line": 1, "character": 12}}
+    cursor = Document("file:///a.py", TEXT).cursor(span, "你")
+    assert (cursor.prefix, cursor.line, cursor.suffix) == ("def 你好(x):\n", "    s = '你", "'\r\n    return s\n")
 
 
 def test_a_change_without_a_range_is_the_whole_text() -> None:

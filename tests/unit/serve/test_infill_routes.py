@@ -20,6 +20,7 @@ from parts import tiny_checkpoint
 BEFORE, LINE, AFTER = "def is_prime(n):\n    if n < 2:\n", "        re", "\n    return True\n"
 VIM = {  # as llama.vim sends it
     "id_slot": 0,
+    "model": "",
     "input_prefix": BEFORE,
     "input_suffix": AFTER,
     "input_extra": [{"text": "x = 1\n", "filename": "a.py", "time": [0, 1]}],
@@ -78,8 +79,9 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 def test_what_llama_vim_reads_is_there_and_compact(client: TestClient) -> None:
-    answer = client.post("/infill", json=VIM)
+    answer = client.post("/infill", json=VIM, headers={"authorization": "Bearer "})  # the key that it has by default
     assert answer.status_code == 200
+    assert "\n" not in answer.text, "Vim would take each line for an answer"
     assert '"content":"' in answer.text, "llama.vim takes no reply with a space there"
     assert set(answer.json()) == set(VIM["response_fields"])
     assert answer.json()["timings/prompt_n"] > 0
@@ -138,6 +140,46 @@ def test_the_completions_route_and_mistrals_fill_in_the_same_middle(client: Test
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == completion
     assert chunks[-1]["usage"]["total_tokens"] == fim["usage"]["total_tokens"]
+
+
+def test_what_llama_vscode_sends(client: TestClient) -> None:
+    """It asks for three middles; what warms the server up asks for none, between two empty texts."""
+    chunk = {"text": "x = 1\n", "time": 1764000000000, "filename": "a.py"}
+    body = {"id_slot": 0, "input_prefix": BEFORE, "input_suffix": AFTER, "prompt": LINE, "n_predict": 12, "n_cmpl": 3}
+    body |= {"top_k": 40, "top_p": 0.99, "stream": False, "samplers": ["top_k", "top_p", "infill"], "n_indent": 8}
+    body |= {"cache_prompt": True, "t_max_prompt_ms": 500, "t_max_predict_ms": 60_000, "input_extra": [chunk]}
+    answers = client.post("/infill", json=body).json()
+    assert len(answers) == 3
+    read = {"prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"}
+    for answer in answers:
+        assert answer["timings"].keys() >= read
+        assert answer.keys() >= {"content", "generation_settings", "tokens_cached", "truncated"}
+    for empty in ({"n_predict": 0, "samplers": []}, {"n_predict": 1, "samplers": ["temperature"]}):  # now, and before
+        warm_up = {"input_prefix": "", "input_suffix": "", "prompt": "", "t_max_predict_ms": 1, "input_extra": [chunk]}
+        assert client.post("/infill", json=warm_up | empty).status_code == 200
+
+
+def test_what_zed_sends_and_reads(client: TestClient) -> None:
+    """Its provider `codestral`, and `open_ai_compatible_api`, which writes the model's own marks into the prompt."""
+    prompt = BEFORE + LINE
+    asked = {"prompt": prompt, "suffix": AFTER, "max_tokens": 16, "temperature": 0.2, "top_p": 1.0, "stream": False}
+    fim = client.post("/v1/fim/completions", json={"model": "tiny", **asked}).json()
+    assert {type(fim["usage"][f"{kind}_tokens"]) for kind in ("prompt", "completion", "total")} == {int}
+    assert [type(fim[name]) for name in ("id", "object", "model", "created")] == [str, str, str, int]
+    [choice] = fim["choices"]
+    assert choice["message"].items() >= {"role": "assistant"}.items()
+    assert choice["finish_reason"] in ("stop", "length")
+
+    marks = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    marked = f"{marks[0]}{prompt}{marks[1]}{AFTER}{marks[2]}"
+    body = {"model": "tiny", "prompt": marked, "max_tokens": 16, "stop": ["<|endoftext|>", *marks]}
+    plain = client.post("/v1/completions", json=body | {"temperature": 0}).json()
+    assert plain.keys() >= {"id", "object", "created", "model", "choices", "usage"}
+    middle = client.post("/infill", json={"input_prefix": prompt, "input_suffix": AFTER, "n_predict": 16}).json()
+    assert (
+        clean_middle(plain["choices"][0]["text"], AFTER, ended=plain["choices"][0]["finish_reason"] == "stop")
+        == (middle["content"])
+    )
 
 
 def test_tabbys_body_on_the_completions_route(client: TestClient) -> None:

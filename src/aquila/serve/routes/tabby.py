@@ -1,5 +1,6 @@
 """What Tabby's editor plug-ins ask a server: a completion at a cursor, and whether the server is well."""
 
+import os
 import platform
 import uuid
 from contextlib import aclosing
@@ -43,7 +44,7 @@ async def health(server: Annotated[Server, Depends(get_server)]) -> dict[str, An
         "device": str(getattr(server.model.engine.runner, "device", "cpu")).partition(":")[0],  # only torch's has one
         "arch": platform.machine(),
         "cpu_info": platform.processor() or platform.machine(),
-        "cpu_count": 1,
+        "cpu_count": os.cpu_count() or 1,
         "cuda_devices": [],
         "version": version,
     }
