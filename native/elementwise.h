@@ -37,12 +37,6 @@ static AQUILA_INLINE F scaled(const float* x, const float* weight, F factor) {
   return weight ? mul(value, load(weight)) : value;
 }
 
-static AQUILA_INLINE int32_t sum_codes(const int8_t* codes) {
-  int32_t total = 0;
-  for (int i = 0; i < kBlock; ++i) total += codes[i];
-  return total;
-}
-
 // x and weight are padded with zeros to 32.
 static void put_row(const Activations& to, int64_t token, const float* x, const float* weight, float factor) {
   const int64_t index = token / to.tile();
@@ -65,13 +59,15 @@ static void put_row(const Activations& to, int64_t token, const float* x, const 
     const bool broken = any_nan(a) || any_nan(b) || peak > 3.4e38f;
     int8_t* codes = reinterpret_cast<int8_t*>(out + t * kBlock);
     const F inverse = set(peak > 1e-30f && !broken ? 127.0f / peak : 0.0f);  // below that 127 / peak would overflow
-    store_i8(codes, broken ? set(0.0f) : mul(a, inverse));
-    store_i8(codes + kRows, broken ? set(0.0f) : mul(b, inverse));
-    const int32_t total = sum_codes(codes);
+    const F low = broken ? set(0.0f) : round_even(mul(a, inverse));
+    const F high = broken ? set(0.0f) : round_even(mul(b, inverse));
+    store_i8(codes, low);
+    store_i8(codes + kRows, high);
+    const float total = sum(add(low, high));  // exact: whole numbers, at most 32 x 127
     const float scale = broken ? __builtin_nanf("") : peak / 127.0f;  // a broken value must be seen in the logits
     reinterpret_cast<float*>(out + T * kBlock)[t] = scale;
-    reinterpret_cast<int32_t*>(out + T * (kBlock + 4))[t] = -8 * total;
-    reinterpret_cast<float*>(out + T * (kBlock + 8))[t] = scale * static_cast<float>(total);
+    reinterpret_cast<int32_t*>(out + T * (kBlock + 4))[t] = -8 * static_cast<int32_t>(total);
+    reinterpret_cast<float*>(out + T * (kBlock + 8))[t] = scale * total;
   }
 }
 

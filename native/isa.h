@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #if defined(AQUILA_SIMD_AVX512) || defined(AQUILA_SIMD_AVX2)
 #include <immintrin.h>
 #elif defined(AQUILA_SIMD_NEON)
@@ -32,6 +33,8 @@ namespace {
 #endif
 
 #include "elementwise.h"
+#include "tiles.h"
+#include "panel.h"
 #include "matmul.h"
 #include "attention.h"
 

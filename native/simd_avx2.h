@@ -103,6 +103,11 @@ static AQUILA_INLINE Bytes load_bytes(const uint8_t* p) {
   const __m256i* in = reinterpret_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(in), _mm256_loadu_si256(in + 1)};
 }
+static AQUILA_INLINE void store_bytes(uint8_t* p, Bytes a) {
+  __m256i* out = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(out, a.a);
+  _mm256_storeu_si256(out + 1, a.b);
+}
 static AQUILA_INLINE Bytes low_nibbles(Bytes x) {
   const __m256i mask = _mm256_set1_epi8(0x0f);
   return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};

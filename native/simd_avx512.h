@@ -66,6 +66,7 @@ static AQUILA_INLINE I set_int(int32_t a) { return {_mm512_set1_epi32(a)}; }
 static AQUILA_INLINE F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 static AQUILA_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+static AQUILA_INLINE void store_bytes(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
 static AQUILA_INLINE Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(0x0f))}; }
 static AQUILA_INLINE Bytes high_nibbles(Bytes a) {
   return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(0x0f))};

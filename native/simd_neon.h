@@ -122,6 +122,9 @@ static AQUILA_INLINE F to_float(I a) {
 static AQUILA_INLINE Bytes load_bytes(const uint8_t* p) {
   return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
 }
+static AQUILA_INLINE void store_bytes(uint8_t* p, Bytes a) {
+  for (int i = 0; i < 4; ++i) vst1q_u8(p + 16 * i, a.v[i]);
+}
 static AQUILA_INLINE Bytes low_nibbles(Bytes a) {
   AQUILA_QUARTERS a.v[i] = vandq_u8(a.v[i], vdupq_n_u8(15));
   return a;

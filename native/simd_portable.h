@@ -151,6 +151,7 @@ static AQUILA_INLINE Bytes load_bytes(const uint8_t* p) {
   std::memcpy(r.v, p, 64);
   return r;
 }
+static AQUILA_INLINE void store_bytes(uint8_t* p, Bytes a) { std::memcpy(p, a.v, 64); }
 static AQUILA_INLINE Bytes low_nibbles(Bytes a) {
   for (int i = 0; i < 64; ++i) a.v[i] &= 15;
   return a;

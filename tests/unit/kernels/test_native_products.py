@@ -256,3 +256,20 @@ def test_padding_is_not_written():
         assert (room[2] == 7).all()
         np.testing.assert_array_equal(room[0], room[1])
     assert dequantise("w4", packed, 17, 32).shape == (17, 32)
+
+
+@pytest.mark.parametrize("format_name", BLOCKS)
+def test_more_tokens_than_one_sweep_of_a_panel_takes(format_name: str):
+    """Many tokens go through unpacked panels: 16 blocks of columns, 258 tokens at a time, pairs of groups."""
+    rows, columns, tokens = 48, 33 * 32 - 5, 300
+    packed = packed_weights(format_name, rows, columns)
+    check(format_name, packed, rows, np.random.default_rng(9).standard_normal((tokens, columns), np.float32))
+
+
+@pytest.mark.parametrize("format_name", BLOCKS)
+def test_extreme_inputs_in_company(format_name: str):
+    """As many tokens as go through a panel."""
+    packed = packed_weights(format_name, 48, 64, seed=3)
+    inputs = np.concatenate(list(extreme_inputs().values()))
+    assert len(inputs) > 43
+    check(format_name, packed, 48, inputs)
