@@ -2,8 +2,8 @@
 
 Order: repetition, presence and frequency penalties -> logit bias -> what the grammar allows -> temperature -> top_k ->
 top_p -> min_p -> draw. Temperature 0 takes the largest logit, the lowest id among equals. Each sequence draws from its
-own generator, so what it gets never
-depends on its neighbours in a batch. Shapes: vocab; k = candidates that are left, sorted by falling probability.
+own generator, so what it gets never depends on its neighbours in a batch. Shapes: vocab; k = candidates that are left,
+sorted by falling probability.
 """
 
 import math
@@ -182,18 +182,17 @@ def candidates(
     scores: Float[np.ndarray, " vocab"], params: SamplingParams
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Tokens that may be drawn, most likely first (lowest id among equals), and weights proportional to p."""
-    scaled = scores.astype(np.float64) / params.temperature
-    vocab = len(scaled)
-    if 0 < params.top_k < vocab:
-        threshold = np.partition(scaled, vocab - params.top_k)[vocab - params.top_k]
-        ids = np.flatnonzero(scaled >= threshold)  # ties with the k-th stay
-        total = None
+    total = None
+    if 0 < params.top_k < len(scores):
+        ids = _largest(scores, params.top_k)
     elif params.top_p < 1.0:
-        ids, total = _leading(scaled, params.top_p)
+        ids, total = _leading(scores, params)
     else:
-        ids, total = np.arange(vocab), None
-    ids = ids[np.argsort(-scaled[ids], kind="stable")]
-    weights = np.exp(scaled[ids] - scaled[ids[0]])
+        ids = np.arange(len(scores))
+    scaled = scores[ids].astype(np.float64) / params.temperature
+    order = np.argsort(-scaled, kind="stable")
+    ids, scaled = ids[order], scaled[order]
+    weights = np.exp(scaled - scaled[0])
     if params.top_p < 1.0:
         before = weights.cumsum() - weights  # mass in front of each token
         keep = before <= params.top_p * (weights.sum() if total is None else total)
@@ -204,16 +203,25 @@ def candidates(
     return ids, weights
 
 
-def _leading(scaled: Float[np.ndarray, " vocab"], top_p: float) -> tuple[Int[np.ndarray, " k"], float]:
+def _largest(scores: Float[np.ndarray, " vocab"], count: int) -> Int[np.ndarray, " k"]:
+    """Ids of the `count` largest scores and of those equal to the last of them, rising. On the scores as they are: to
+    widen a vocabulary costs more than to search it."""
+    place = len(scores) - count
+    return np.flatnonzero(scores >= np.partition(scores, place)[place])
+
+
+def _leading(scores: Float[np.ndarray, " vocab"], params: SamplingParams) -> tuple[Int[np.ndarray, " k"], float]:
     """A set that surely holds the top-p nucleus (not yet sorted), and the mass of the whole vocabulary."""
+    scaled = scores.astype(np.float64) / params.temperature
     weights = np.exp(scaled - scaled.max())
     total = float(weights.sum())
-    if len(scaled) > TOP_P_CANDIDATES:
-        threshold = np.partition(scaled, len(scaled) - TOP_P_CANDIDATES)[-TOP_P_CANDIDATES]
-        ids = np.flatnonzero(scaled >= threshold)
-        if weights[ids].sum() > top_p * total:
+    count = TOP_P_CANDIDATES
+    while count < len(scores):
+        ids = _largest(scores, count)
+        if weights[ids].sum() > params.top_p * total:
             return ids, total
-    return np.arange(len(scaled)), total
+        count *= 8
+    return np.arange(len(scores)), total
 
 
 def token_logprob(logits: Float[np.ndarray, " vocab"], token_id: int, num_top: int) -> TokenLogprob:
@@ -222,8 +230,7 @@ def token_logprob(logits: Float[np.ndarray, " vocab"], token_id: int, num_top: i
     log_total = wide.max() + math.log(np.exp(wide - wide.max()).sum())
     top: list[tuple[int, float]] = []
     if num_top:
-        count = min(num_top, len(wide))
-        ids = np.argpartition(-wide, count - 1)[:count]
-        ids = ids[np.lexsort((ids, -wide[ids]))]
+        ids = _largest(logits, min(num_top, len(logits)))
+        ids = ids[np.argsort(-wide[ids], kind="stable")][:num_top]
         top = [(int(i), float(wide[i] - log_total)) for i in ids]
     return TokenLogprob(token_id, float(wide[token_id] - log_total), tuple(top))

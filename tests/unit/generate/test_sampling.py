@@ -80,6 +80,24 @@ def test_token_logprob_is_log_softmax():
     assert [i for i, _ in entry.top] == [1, 3, 2]
 
 
+def test_among_equals_the_most_likely_tokens_are_the_lowest_ids():
+    logits = np.zeros(5000, np.float32)
+    logits[[7, 4000]] = 1.0
+    assert [token_id for token_id, _ in token_logprob(logits, 0, 5).top] == [7, 4000, 0, 1, 2]
+
+
+def test_a_nucleus_of_nearly_the_whole_vocabulary():
+    """More tokens than are looked at first, in a flat distribution."""
+    logits = np.random.default_rng(3).standard_normal(30_000).astype(np.float32) / 10
+    ids, weights = candidates(logits, SamplingParams(temperature=1.0, top_k=0, top_p=0.9))
+    shares = np.exp(logits.astype(np.float64))
+    order = np.argsort(-shares, kind="stable")
+    count = int(np.searchsorted(shares[order].cumsum(), 0.9 * shares.sum(), side="left")) + 1
+    assert 1024 * 8 < count == len(ids)
+    np.testing.assert_array_equal(ids, order[:count])
+    np.testing.assert_allclose(weights / weights.sum(), shares[order][:count] / shares[order][:count].sum(), rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
