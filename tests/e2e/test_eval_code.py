@@ -183,7 +183,6 @@ def test_samples_of_somebody_else_are_judged_and_written_in_every_format(aquila,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("humaneval-x --languages js --judge official", "--judge official is there for python, not for js"),
         ("humaneval -n 20", "20 greedy samples would all be the same; give a temperature, or n 1"),
         ("humaneval --preset codec", "--preset 'codec' is unknown; did you mean 'codex'?"),
         ("humaneval --prompt-style bar", "--prompt-style 'bar' is unknown; did you mean 'bare'?"),

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aquila.cli.eval_code import (
+    ConcurrentOption,
+    KeyOption,
+    MemoryOption,
+    UrlModelOption,
+    UrlOption,
+    open_source,
+)
 from aquila.cli.eval_model import (
     DeviceOption,
     DtypeOption,
@@ -31,6 +39,10 @@ def choice(
     task: Annotated[str, typer.Option(help="ceval, cmmlu, mmlu or boolq.")],
     data: Annotated[list[Path], typer.Option(help="The benchmark's files, or folders of them; may be repeated.")],
     model: ModelOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    url_model: UrlModelOption = None,
+    concurrent: ConcurrentOption = 8,
     shots: Annotated[
         int | None, typer.Option(min=0, help="Solved examples before each question; 5, for BoolQ 0.")
     ] = None,
@@ -44,28 +56,27 @@ def choice(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    memory_limit: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Multiple choice in lm-eval's templates: accuracy by subject and in all, with 95 % intervals."""
+    options = locals()
     from aquila.evaluate.choice import Asked, accuracies, ask, pose
     from aquila.evaluate.choice_data import find_task, read_choice_set
-    from aquila.evaluate.engine_source import EngineSource
     from aquila.evaluate.run_folder import RunFolder
-    from aquila.generate.load import load
 
     found = find_task(task)
     num_shots = _USUAL_SHOTS[task] if shots is None else shots
     names = [name.strip() for name in (subjects or "").split(",") if name.strip()]
     choice_set = read_choice_set(found, data, examples=examples or (), split=split, subjects=names)
     posed = pose(choice_set, num_shots=num_shots, limit=limit)
-    loaded = load(model, device=device, dtype=dtype, quantize=quantize)
     facts = _facts(choice_set, num_shots, len(posed))
     done: list[Asked] = []
     num_truncated = 0
     with ExitStack() as stack:
-        folder = None
+        source = stack.enter_context(open_source(options))
+        name, folder = source.name, None
         if out is not None:
-            source = EngineSource(loaded, loaded_as={"device": device, "dtype": dtype, "quantize": quantize})
             folder = stack.enter_context(RunFolder(out, {"model": source.facts(), **facts}))
         known = folder.verdicts if folder else {}
         step = stack.enter_context(progress_bar(len(posed), task, "right"))
@@ -74,7 +85,7 @@ def choice(
                 done.append(Asked(each.task_id, each.question, tuple(row["scores"])))
                 step(done[-1].correct)
         left = [each for each in posed if (each.task_id, 0) not in known]
-        for asked, cut in ask(loaded, left, found.labels):
+        for asked, cut in ask(source, left, found.labels):
             done.append(asked)
             num_truncated += cut
             step(asked.correct)
@@ -88,7 +99,7 @@ def choice(
     summary = {
         "bench": "choice",
         "task": task,
-        "model": loaded.name,
+        "model": name,
         "num_shots": num_shots,
         "num_truncated": num_truncated,
         "data_sha256": dict(choice_set.digests),

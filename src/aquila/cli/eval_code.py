@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aquila.cli.eval_judge import DataOption, WorkersOption, make_rules, parse_ks
+from aquila.cli.eval_judge import DataOption, RuleOption, WorkersOption, make_rules, parse_ks
 from aquila.cli.eval_model import DeviceOption, DtypeOption, JsonOption, ModelOption, QuantizeOption
 from aquila.cli.main import INTERRUPTED
 from aquila.cli.sandbox import Unsafe, Walls, choose_isolation
@@ -50,7 +50,6 @@ OutOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the run; each sample has one that follows from it.")]
 MemoryOption = Annotated[str | None, typer.Option(help="Of the process that runs the model, as 2GiB.")]
-RuleOption = Annotated[str, typer.Option("--judge", help="trusted, or official: the original harness's rules.")]
 TimeoutOption = Annotated[float | None, typer.Option(min=0.1, max=86400, help="Seconds for a sample's tests.")]
 NoCacheOption = Annotated[bool, typer.Option("--no-verdict-cache", help="Judge what was judged in other runs too.")]
 
@@ -196,7 +195,6 @@ def _evaluate(bench: str, names: Sequence[str], options: dict[str, Any]) -> None
     from aquila.evaluate.prompts import stops
 
     _check_one_source(options)
-    _check_rule(options["rule"], names)
     wish = _read_wish(options)
     walls = choose_isolation(options["isolation"], options["unsafe"])
     rules = make_rules(options["rule"], bench, options["timeout"])
@@ -292,17 +290,9 @@ def _each(
 def _check_one_source(options: dict[str, Any]) -> None:
     from aquila.errors import ConfigError
 
-    given = [f"--{name}" for name in ("model", "url", "samples") if options[name] is not None]
+    given = [f"--{name}" for name in ("model", "url", "samples") if options.get(name) is not None]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} were both given; the samples come from one of them")
-
-
-def _check_rule(rule: str, names: Sequence[str]) -> None:
-    from aquila.errors import ConfigError
-
-    others = [name for name in names if name != "python"]
-    if rule == "official" and others:
-        raise ConfigError(f"--judge official is there for python, not for {others[0]}; leave it out, or that language")
 
 
 def _read_wish(options: dict[str, Any]) -> _Wish:
@@ -360,6 +350,7 @@ def _benchmarks(bench: str, names: Sequence[str], data: Path | None) -> "tuple[l
 
 @contextmanager
 def open_source(options: dict[str, Any]) -> "Generator[Source]":
+    _check_one_source(options)
     if options["url"] is not None:
         from aquila.evaluate.url_source import UrlSource
 

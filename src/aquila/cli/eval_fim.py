@@ -96,12 +96,13 @@ def fim(
                 sys.exit(INTERRUPTED)
     report = write_report([Path(each["dir"]) for each in results], target, ks=(1,))
     for result, described in zip(results, report["runs"], strict=True):
+        result["exact_match"] = described["exact_match"]
         result["pass_at_1"] = (described["pass_at_k"] or {}).get("1")
     if as_json:
         print(json.dumps({"runs": results}))
     else:
-        for result in results:
-            _print(result)
+        for result, described in zip(results, report["runs"], strict=True):
+            _print(result, described)
         print(f"report: {target / 'report.html'}")
     if any(result["pass_at_1"] is None for result in results):
         raise typer.Exit(1)
@@ -123,7 +124,7 @@ def _read_orders(order: str, url: str | None) -> "tuple[Order, ...]":
 
 def _do(run: "FimRun", source: Any, path: Path, facts: dict[str, Any], workers: int | None) -> dict[str, Any]:
     """One run from its first prompt to its last verdict."""
-    from aquila.evaluate.fim import draw, exact_counts, judge
+    from aquila.evaluate.fim import draw, judge
     from aquila.evaluate.run_folder import RunFolder
 
     with RunFolder(path, run.facts(facts)) as folder:
@@ -132,21 +133,14 @@ def _do(run: "FimRun", source: Any, path: Path, facts: dict[str, Any], workers: 
             draw(run, source, folder, step)
         with progress_bar(total, "judging", "passed") as step:
             judge(run, folder, num_workers=workers, on_verdict=step)
-        exact = _estimate(exact_counts(folder))
-    return {"dir": str(path), "kind": run.kind, "order": run.order, "num_middles": total, "exact_match": exact}
+    return {"dir": str(path), "kind": run.kind, "order": run.order, "num_middles": total}
 
 
-def _estimate(counts: list[tuple[int, int]]) -> dict[str, float] | None:
-    from aquila.evaluate.pass_at_k import estimate
+def _print(result: dict[str, Any], described: dict[str, Any]) -> None:
+    from aquila.evaluate.report_words import interval, remarks
 
-    found = estimate(counts, 1)
-    return {"value": found.value, "low": found.low, "high": found.high} if found is not None else None
-
-
-def _print(result: dict[str, Any]) -> None:
-    from aquila.evaluate.report_words import interval
-
-    exact, passed = result["exact_match"], result["pass_at_1"]
+    passed = result["pass_at_1"]
     print(f"{result['kind']}, {result['order']}: {result['num_middles']} middles, in {result['dir']}")
-    print(f"  exact match {interval(exact)}")
     print(f"  pass rate {interval(passed) if passed else 'none: the harness failed on some, see the report'}")
+    for remark in remarks(described):
+        print(f"  {remark}")

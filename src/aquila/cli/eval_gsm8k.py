@@ -10,6 +10,7 @@ import typer
 from aquila.cli.eval_code import (
     ConcurrentOption,
     KeyOption,
+    MemoryOption,
     SeedOption,
     UrlModelOption,
     UrlOption,
@@ -49,7 +50,7 @@ def gsm8k(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Of the process that runs the model, as 2GiB.")] = None,
+    memory_limit: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """GSM8K in lm-eval's template: the share of right answers, read strictly (`#### 42`) and flexibly."""

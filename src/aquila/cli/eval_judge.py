@@ -12,7 +12,7 @@ import typer
 from aquila.cli.sandbox import Unsafe, Walls, choose_isolation
 
 if TYPE_CHECKING:
-    from aquila.evaluate.judge.rules import Rules
+    from aquila.evaluate.judge.rules import Rule, Rules
     from aquila.evaluate.judging import Judged
     from aquila.evaluate.selftest import Result
     from aquila.sandbox.isolation import Isolation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="The benchmark's file, or a folder or checkout that holds it.")
 ]
+RuleOption = Annotated[str, typer.Option("--judge", help="trusted, or official: the original harness's rules.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Judging processes; one a core, two for Python.")
 ]
@@ -30,9 +31,7 @@ def judge(
     bench: Annotated[str, typer.Option(help="humaneval or humaneval-x.")],
     data: DataOption = None,
     lang: Annotated[str | None, typer.Option("--lang", "-l", help="Where --data is no file: the language.")] = None,
-    rule: Annotated[
-        str, typer.Option("--judge", help="trusted, or official: the original harness's rules.")
-    ] = "trusted",
+    rule: RuleOption = "trusted",
     k: Annotated[str, typer.Option("-k", help="Which pass@k.")] = "1,10,100",
     timeout: Annotated[float | None, typer.Option(min=0.1, max=86400, help="Seconds for a sample's tests.")] = None,
     workers: WorkersOption = None,
@@ -67,23 +66,28 @@ def selftest(
         str, typer.Option(help="Which of python, cpp, java, js, go and rust, with commas between.")
     ] = "python,cpp,java,js,go",
     data: DataOption = None,
+    rule: RuleOption = "trusted",
     tasks: Annotated[int | None, typer.Option(min=1, help="Only so many tasks of each, evenly chosen.")] = None,
     workers: WorkersOption = None,
     isolation: Walls = None,
     as_json: Annotated[bool, typer.Option("--json", help="The last line is one JSON object.")] = False,
 ) -> None:
-    """Judge each benchmark's reference solutions, which must pass, and stubs, which must not. Exit code 1 otherwise."""
+    """Judge each benchmark's reference solutions, which must pass, and stubs, which must not. Exit code 1 otherwise.
+
+    With --judge official the solutions are those published, and the failures say what is known to be wrong with them.
+    """
     from aquila.errors import ConfigError
     from aquila.sandbox.toolchains import language_of
 
     names = list(dict.fromkeys(language_of(name.strip()) for name in languages.split(",") if name.strip()))
     if not names:
         raise ConfigError(f"--languages {languages!r} names none; give some of python,cpp,java,js,go,rust")
+    judged_by = parse_rule(rule)
     walls = choose_isolation(isolation, unsafe=False)
     results: dict[str, Result] = {}
     for name in names:
         with _progress(None, name) as step:
-            results[name] = _test_language(name, data, walls, tasks, workers, step)
+            results[name] = _test_language(name, data, walls, judged_by, tasks, workers, step)
         if not as_json:
             _print_result(name, results[name])
     if as_json:
@@ -107,6 +111,7 @@ def _test_language(
     name: str,
     data: Path | None,
     walls: "Isolation",
+    rule: "Rule",
     tasks: int | None,
     workers: int | None,
     step: Callable[[bool], None],
@@ -123,7 +128,12 @@ def _test_language(
             raise
         return Result(0, (), str(error), 0.0)
     return self_test(
-        benchmark, walls, num_tasks=tasks, num_workers=workers, on_verdict=lambda _, verdict: step(verdict.passed)
+        benchmark,
+        walls,
+        rule=rule,
+        num_tasks=tasks,
+        num_workers=workers,
+        on_verdict=lambda _, verdict: step(verdict.passed),
     )
 
 
@@ -146,15 +156,20 @@ def parse_ks(text: str) -> list[int]:
 
 
 def make_rules(rule: str, bench: str, timeout: float | None) -> "Rules":
-    from aquila.errors import ConfigError
     from aquila.evaluate.judge.official import SECONDS
     from aquila.evaluate.judge.rules import Rules
 
-    if rule == "official":
+    if parse_rule(rule) == "official":
         return Rules(rule="official", seconds=timeout or SECONDS.get(bench, 5.0))
-    if rule != "trusted":
-        raise ConfigError(f"--judge {rule!r} is unknown; there are trusted and official")
     return Rules() if timeout is None else Rules(seconds=timeout, call_seconds=timeout)
+
+
+def parse_rule(text: str) -> "Rule":
+    from aquila.errors import ConfigError
+
+    if text not in ("trusted", "official"):
+        raise ConfigError(f"--judge {text!r} is unknown; there are trusted and official")
+    return text
 
 
 @contextmanager

@@ -15,9 +15,8 @@ from typing import Any
 from aquila.config import read_yaml_text
 from aquila.errors import ConfigError
 from aquila.evaluate.choice_data import LETTERS, ChoiceSet, ChoiceTask, Question
-from aquila.evaluate.loglikelihood import Scorer, encode_pair
+from aquila.evaluate.sampling import Source
 from aquila.evaluate.shots import first_shots, random_shots
-from aquila.generate.load import Model
 
 _ABOUT = {  # before the examples, with what the subject is called
     "ceval": "以下是中国关于{}的单项选择题，请选出其中的正确答案。\n\n",
@@ -109,17 +108,15 @@ def pose(choice_set: ChoiceSet, *, num_shots: int, limit: int | None = None) -> 
     return posed
 
 
-def ask(model: Model, posed: Sequence[Posed], labels: Sequence[str]) -> Iterator[tuple[Asked, bool]]:
+def ask(source: Source, posed: Sequence[Posed], labels: Sequence[str]) -> Iterator[tuple[Asked, bool]]:
     """Scores each question; also tells whether its prompt was too long and lost its beginning."""
-    scorer = Scorer(model.engine)
     for start in range(0, len(posed), _CHUNK):
         chunk = posed[start : start + _CHUNK]
-        pairs = [encode_pair(model, each.prompt, f" {label}") for each in chunk for label in labels]
-        found = iter(scorer.score(pairs))
-        for place, each in enumerate(chunk):
-            context, continuation = pairs[place * len(labels)]
-            cut = len(context) + len(continuation) - 1 > model.max_context
-            yield Asked(each.task_id, each.question, tuple(next(found)[0] for _ in labels)), cut
+        found = iter(source.loglikelihood([(each.prompt, f" {label}") for each in chunk for label in labels]))
+        for each in chunk:
+            scored = [next(found) for _ in labels]
+            cut = any(score.cut for score in scored)
+            yield Asked(each.task_id, each.question, tuple(score.total for score in scored)), cut
 
 
 def accuracies(asked: Sequence[Asked]) -> tuple[dict[str, Accuracy], Accuracy]:

@@ -85,8 +85,9 @@ def _of_training(run: RunResults, training: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _items(settings: Mapping[str, Any], sha256: str) -> Items:
-    if settings["bench"] in BENCHMARKS:
-        benchmark = open_benchmark(settings["bench"], settings["language"])
+    name = "humaneval" if settings["bench"] == "fim" else settings["bench"]  # whose solutions it cuts
+    if name in BENCHMARKS:
+        benchmark = open_benchmark(name, settings["language"])
         if benchmark.sha256 == sha256:
             return items_of(benchmark)
     raise EvaluationError(f"the benchmark's file {settings['data'].get('file')} is not where it could be found again")

@@ -11,8 +11,8 @@ from typing import Any
 from aquila.checkpoint.checkpoint import Checkpoint
 from aquila.checkpoint.open import open_checkpoint
 from aquila.errors import ConfigError
-from aquila.evaluate.loglikelihood import loglikelihood
-from aquila.evaluate.sampling import Answer, Key, Prompt, Settings
+from aquila.evaluate.loglikelihood import Scorer, encode_pair
+from aquila.evaluate.sampling import Answer, Key, Prompt, Scored, Settings
 from aquila.evaluate.training_data import training_facts
 from aquila.files import sha256_file
 from aquila.generate.load import Model
@@ -121,9 +121,14 @@ class EngineSource:
             for request_id in answers:
                 engine.cancel(request_id)
 
-    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
         """See `Source.loglikelihood`."""
-        return loglikelihood(self.model, pairs)
+        encoded = [encode_pair(self.model, *pair) for pair in pairs]
+        lengths = [len(context) + len(continuation) - 1 for context, continuation in encoded]
+        scores = Scorer(self.model.engine).score(encoded)
+        return [
+            Scored(*score, cut=length > self.model.max_context) for score, length in zip(scores, lengths, strict=True)
+        ]
 
     def _step(self, answers: dict[int, _Open], waiting: "_Waiting") -> Iterator[Answer]:
         finished: list[Answer] = []

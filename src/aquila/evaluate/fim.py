@@ -177,16 +177,6 @@ def judge(
         judge_programs(run.benchmark, programs, run.isolation, run.rules, num_workers=num_workers, on_verdict=settle)
 
 
-def exact_counts(folder: RunFolder) -> list[tuple[int, int]]:
-    """Answers and exact ones among them, of each span."""
-    counts: dict[str, list[int]] = {}
-    for (task_id, _), row in sorted(folder.samples.items()):
-        entry = counts.setdefault(task_id, [0, 0])
-        entry[0] += 1
-        entry[1] += row["exact"]
-    return [(total, exact) for total, exact in counts.values()]
-
-
 def _row(answer: Answer, middle: str, *, exact: bool, seed: int) -> dict[str, Any]:
     task_id, index = answer.key
     return {

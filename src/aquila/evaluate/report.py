@@ -84,6 +84,7 @@ def _describe(run: RunResults, ks: Sequence[int]) -> dict[str, Any]:
         "pass_at_k": None
         if errors
         else {str(e.k): {"value": e.value, "low": e.low, "high": e.high} for e in estimates},
+        "exact_match": _exact_match(run),
         "undefined_k": [] if errors else [k for k in ks if all(e.k != k for e in estimates)],
         "statuses": {status: statuses[status] for status in STATUSES},
         "finish_reasons": dict(sorted(Counter(str(r.get("finish_reason")) for r in run.samples.values()).items())),
@@ -93,6 +94,12 @@ def _describe(run: RunResults, ks: Sequence[int]) -> dict[str, Any]:
         "contamination": contamination_of(run),
         "timing": _timing(run),
     }
+
+
+def _exact_match(run: RunResults) -> dict[str, float] | None:
+    """Of a run that fills gaps: the share of answers that are what was cut out."""
+    found = estimate(list(run.exact_counts.values()), 1) if run.exact_counts else None
+    return {"value": found.value, "low": found.low, "high": found.high} if found else None
 
 
 def _known_issues(counts: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:

@@ -43,6 +43,13 @@ def remarks(run: Mapping[str, Any]) -> Iterator[str]:
             f"This run is not complete: {run['num_judged']:,} of {run['num_wanted']:,} samples are judged, of "
             f"{run['num_tasks_judged']} of {run['num_tasks']} tasks. The score is that of the judged ones alone."
         )
+    if run["exact_match"]:
+        yield f"Exactly what was cut out: {interval(run['exact_match'])} of the answers."
+    if too_long := run["finish_reasons"].get("too_long"):
+        yield (
+            f"{too_long:,} of {run['num_samples']:,} prompts fill the model's context alone, so their answers "
+            "are empty."
+        )
     for k, each in (run["pass_at_k"] or {}).items():
         if each["value"] in (0.0, 1.0):
             reach = share(min(1.0, 3 / run["num_tasks_judged"]))

@@ -56,6 +56,16 @@ class RunResults:
             counts[task_id] = (total + 1, passed + (verdict["status"] == "passed"))
         return counts
 
+    @cached_property
+    def exact_counts(self) -> dict[str, tuple[int, int]]:
+        """Answers and exact ones of each gap; empty where nothing was cut out."""
+        counts: dict[str, tuple[int, int]] = {}
+        for (task_id, _), row in self.samples.items():
+            if "exact" in row:
+                total, exact = counts.get(task_id, (0, 0))
+                counts[task_id] = (total + 1, exact + bool(row["exact"]))
+        return counts
+
     @property
     def harness_errors(self) -> list[dict[str, Any]]:
         return [verdict for verdict in self.verdicts.values() if verdict["status"] == "harness_error"]

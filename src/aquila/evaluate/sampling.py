@@ -7,7 +7,7 @@ on after an end draws what it would have drawn without one.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from aquila.errors import ConfigError
 from aquila.tokenizer.messages import Message
@@ -101,6 +101,20 @@ class Answer:
     logprobs: Sequence[float] | None = None
 
 
+class Scored(NamedTuple):
+    """What a model thinks of a text as what follows another one.
+
+    Attributes:
+        total: log-likelihood, nats.
+        greedy: greedy decoding gives it.
+        cut: both together were longer than the context, and the first lost its beginning.
+    """
+
+    total: float
+    greedy: bool
+    cut: bool
+
+
 @runtime_checkable
 class Source(Protocol):
     """Where answers come from."""
@@ -120,8 +134,8 @@ class Source(Protocol):
         """
         ...
 
-    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """Of each text and what follows it: the log-likelihood of that, in nats, and whether greedy decoding gives it.
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
+        """Of each text and what follows it.
 
         Raises:
             EvaluationError: the source cannot say.

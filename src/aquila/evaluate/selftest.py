@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquila.evaluate.judge.pool import Program, judge_programs
-from aquila.evaluate.judge.rules import Rules
-from aquila.evaluate.tasks import Benchmark, Task, reference_solution
+from aquila.evaluate.judge.rules import Rule, Rules
+from aquila.evaluate.tasks import Benchmark, Task, known_issues, reference_solution
 from aquila.evaluate.verdict import Verdict
 from aquila.sandbox.isolation import Isolation
 from aquila.sandbox.toolchains import MissingToolchainError
@@ -59,16 +59,21 @@ def self_test(
     benchmark: Benchmark,
     isolation: Isolation,
     *,
+    rule: Rule = "trusted",
     num_tasks: int | None = None,
     num_workers: int | None = None,
     on_verdict: Callable[[Program, Verdict], None] | None = None,
 ) -> Result:
-    """Judges references and stubs of a benchmark. A missing toolchain is a reason to skip, never a failure."""
+    """Judges references and stubs of a benchmark. A missing toolchain is a reason to skip, never a failure.
+
+    Under the official rule the references are the solutions as published, the broken ones too.
+    """
     started = time.monotonic()
     tasks = choose_tasks(benchmark, num_tasks)
-    references = {task.task_id: Program(task.task_id, task.prompt + reference_solution(task)) for task in tasks}
+    solutions = {task: task.canonical_solution if rule == "official" else reference_solution(task) for task in tasks}
+    references = {task.task_id: Program(task.task_id, task.prompt + text) for task, text in solutions.items()}
     stubs = {task.task_id: Program(task.task_id, task.prompt + _STUBS[benchmark.language]) for task in tasks}
-    rules = Rules(seconds=30.0, call_seconds=15.0)  # a busy machine is no broken one
+    rules = Rules(rule, seconds=30.0, call_seconds=15.0)  # a busy machine is no broken one
     try:
         found = judge_programs(
             benchmark,
@@ -84,7 +89,13 @@ def self_test(
     for task in tasks:
         reference, stub = found[references[task.task_id].digest], found[stubs[task.task_id].digest]
         if not reference.passed:
-            failures.append(f"{task.task_id}: the reference solution got {reference.status}: {reference.detail}")
+            failures.append(_failure(task, "the reference solution", reference))
         elif stub.passed or stub.status == "harness_error":
-            failures.append(f"{task.task_id}: the stub got {stub.status}: {stub.detail}")
+            failures.append(_failure(task, "the stub", stub))
     return Result(len(tasks) - len(failures), tuple(failures), None, time.monotonic() - started)
+
+
+def _failure(task: Task, what: str, verdict: Verdict) -> str:
+    issue = known_issues().get(task.task_id)
+    known = f" (known: {issue.problem})" if issue else ""
+    return f"{task.task_id}: {what} got {verdict.status}{': ' if verdict.detail else ''}{verdict.detail}{known}"

@@ -29,6 +29,7 @@ class Task:
         prompt: imports, signature and docstring, with a line break at the end; what a model goes on from.
         declaration: the prompt without the docstring; empty in HumanEval.
         setup: what Go's test file begins with.
+        imports: what Go's prompt begins with.
         entry_point: the function's name.
     """
 
@@ -40,6 +41,7 @@ class Task:
     entry_point: str
     declaration: str = ""
     setup: str = ""
+    imports: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def _read_task(row: dict[str, Any], language: str) -> Task:
         entry_point=row.get("entry_point") or _entry_point(row["declaration"], language),
         declaration=row.get("declaration", ""),
         setup=row.get("test_setup", ""),
+        imports=row.get("import", ""),
     )
 
 

@@ -10,13 +10,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from aquila.errors import ConfigError, EvaluationError
-from aquila.evaluate.sampling import Answer, Prompt, Settings
+from aquila.evaluate.sampling import Answer, Prompt, Scored, Settings
 from aquila.zoo.download import Retry
 
 MAX_STOPS = 4  # what OpenAI's servers take; the others are cut off here
@@ -96,12 +97,13 @@ class UrlSource:
 
         yield from self._parallel(answer, prompts)
 
-    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
         """See `Source.loglikelihood`. The server has to know `echo`, `logprobs`, prompts of tokens and `/tokenize`."""
         name = self.name
+        tokens = cache(lambda text: self._tokens(name, text))  # the same context comes with each of its continuations
 
-        def score(place: int) -> tuple[int, tuple[float, bool]]:
-            return place, self._score(name, *pairs[place])
+        def score(place: int) -> tuple[int, Scored]:
+            return place, self._score(name, tokens, *pairs[place])
 
         found = dict(self._parallel(score, range(len(pairs))))
         return [found[place] for place in range(len(pairs))]
@@ -133,11 +135,15 @@ class UrlSource:
         seconds = round(time.monotonic() - started, 4)
         return Answer(prompt.key, text, "stop" if cut else reason, num_tokens, seconds)
 
-    def _score(self, name: str, context: str, continuation: str) -> tuple[float, bool]:
-        bare = context.rstrip()
-        whole, alone = self._tokens(name, context + continuation), self._tokens(name, bare)
-        if not alone or len(whole) <= len(alone):
+    def _score(
+        self, name: str, tokens: Callable[[str], tuple[list[int], int | None]], context: str, continuation: str
+    ) -> Scored:
+        (whole, limit), (alone, _) = tokens(context + continuation), tokens(context.rstrip())
+        num_wanted = len(whole) - len(alone)
+        if not alone or num_wanted <= 0:
             raise EvaluationError("a context and a continuation need at least one token each")
+        room = len(whole) if limit is None else limit - 1  # a server wants room for one more
+        cut, whole = len(whole) > room, whole[-room:]
         body = {"model": name, "prompt": whole, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
         logprobs, top = self._ask("POST", f"{self.base_url}/completions", body, _read_logprobs)
         if len(logprobs) != len(whole):
@@ -145,15 +151,16 @@ class UrlSource:
                 f"{self.base_url}/completions gives log-probabilities of {len(logprobs)} tokens where the prompt has "
                 f"{len(whole)}; it does not know `echo`, so it cannot score"
             )
-        start = len(alone) - 1  # nothing predicts the first token
+        start = max(0, len(logprobs) - 1 - num_wanted)  # the last one is of the token that was generated
         values = logprobs[start:-1]
         greedy = all(max(best.values()) <= value for best, value in zip(top[start:-1], values, strict=True))
-        return float(sum(values)), greedy
+        return Scored(float(sum(values)), greedy, cut)
 
-    def _tokens(self, name: str, text: str) -> list[int]:
+    def _tokens(self, name: str, text: str) -> tuple[list[int], int | None]:
+        """The tokens of a prompt, and how many the context has room for, where the server says so."""
         url = f"{self.base_url.removesuffix('/v1')}/tokenize"
-        body = {"model": name, "prompt": text, "add_special_tokens": False}
-        return self._ask("POST", url, body, lambda reply: [int(token) for token in reply["tokens"]])
+        body = {"model": name, "prompt": text, "add_special_tokens": True}
+        return self._ask("POST", url, body, _read_tokens)
 
     def _ask(self, method: str, url: str, body: dict[str, Any] | None, read: Callable[[Any], R]) -> R:
         """The answer of a server to one request, tried again while there is hope."""
@@ -250,6 +257,11 @@ def _read_answer(reply: Any) -> tuple[str, str, int | None]:
     text = choice["message"]["content"] if "message" in choice else choice["text"]
     tokens = (reply.get("usage") or {}).get("completion_tokens")
     return str(text or ""), str(choice.get("finish_reason") or "stop"), None if tokens is None else int(tokens)
+
+
+def _read_tokens(reply: Any) -> tuple[list[int], int | None]:
+    limit = reply.get("max_model_len")
+    return [int(token) for token in reply["tokens"]], None if limit is None else int(limit)
 
 
 def _read_logprobs(reply: Any) -> tuple[list[float], list[dict[str, float]]]:

@@ -9,9 +9,11 @@ from typer.testing import CliRunner
 
 from aquila.cli.app import app
 from aquila.errors import AquilaError, ConfigError, SandboxError
+from aquila.generate.load import load
 from aquila.sandbox.isolation import find_isolation
 from choice_parts import ceval_folder
 from parts import CORPUS, shared_data, tiny_checkpoint
+from serve_parts import running
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,20 @@ def test_choice_prints_subjects_and_all_and_goes_on_with_a_run(model: Path, tmp_
     text = invoke(*words)
     assert "mean of 2 subjects" in text
     assert "ceval, 1 examples:" in text
+
+
+def test_choice_asks_a_server(model: Path, tmp_path: Path):
+    data = ceval_folder(tmp_path / "data")
+    words = ("choice", "--task", "ceval", "--data", data, "--shots", "1", "--json")
+    *here, ours = [json.loads(line) for line in invoke(*words, "-m", model).splitlines()]
+    with running(lambda: load(model, device="cpu")) as server:
+        out = invoke(*words, "--url", server.url, "--concurrent", "2", "--out", tmp_path / "run")
+        assert "--model and --url were both given" in str(refused(*words, "-m", model, "--url", server.url))
+    *there, theirs = [json.loads(line) for line in out.splitlines()]
+    assert theirs["overall"] == ours["overall"]
+    for one, other in zip(here, there, strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-4)
+    assert json.loads((tmp_path / "run" / "run.json").read_bytes())["model"]["source"] == "url"
 
 
 def test_choice_refuses_other_tasks_and_another_run(model: Path, tmp_path: Path):

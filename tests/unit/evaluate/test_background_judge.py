@@ -1,5 +1,7 @@
 """Judging beside other work: every verdict comes, and a judge that cannot start says so to the one who waits."""
 
+from dataclasses import replace
+
 import pytest
 
 from aquila.errors import AquilaError
@@ -42,9 +44,9 @@ def test_verdicts_are_those_of_the_pool(benchmark, walls):
 
 
 def test_a_judge_that_cannot_start_raises_where_verdicts_are_taken(walls):
-    other = read_benchmark("humaneval-x", shared_data("humaneval"), "js")
-    with BackgroundJudge(other, walls, Rules(rule="official"), num_workers=1) as judge:
+    js = read_benchmark("humaneval-x", shared_data("humaneval"), "js")
+    with BackgroundJudge(replace(js, language="go"), walls, Rules(), num_workers=1) as judge:
         judge.put(Program("JavaScript/0", ""))
-        with pytest.raises(AquilaError, match="the official rule is there for python, not for js"):
+        with pytest.raises(AquilaError, match="holds js, not go"):
             judge.take(wait=True)
         judge.put(Program("JavaScript/1", ""))  # too late, but no error of its own

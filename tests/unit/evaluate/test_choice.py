@@ -9,10 +9,13 @@ import pytest
 from aquila.errors import ConfigError, EvaluationError
 from aquila.evaluate.choice import Accuracy, Asked, accuracies, ask, pose
 from aquila.evaluate.choice_data import TASKS, ChoiceSet, read_choice_set
+from aquila.evaluate.engine_source import EngineSource
 from aquila.evaluate.loglikelihood import loglikelihood
+from aquila.evaluate.url_source import UrlSource
 from aquila.generate.load import Model
 from choice_parts import BOOLQ, LAW, NETWORKS, boolq_rows, ceval_folder, write_csv, write_jsonl
 from parts import tiny_engine, tiny_model, tiny_tokenizer
+from serve_parts import running, tiny_served
 
 
 def ceval(root: Path, **options) -> ChoiceSet:
@@ -94,13 +97,30 @@ def test_scores_are_those_of_the_labels_after_the_prompt(tmp_path: Path):
     model = Model("tiny", tiny_model().config, tiny_tokenizer(), engine)
     choice_set = ceval(tmp_path)
     posed = pose(choice_set, num_shots=2)
-    asked = list(ask(model, posed, choice_set.task.labels))
+    asked = list(ask(EngineSource(model), posed, choice_set.task.labels))
     assert [each.task_id for each, _ in asked] == [each.task_id for each in posed]
     assert not any(cut for _, cut in asked)
     for each, (answer, _) in zip(posed, asked, strict=True):
         scores = [score for score, _ in loglikelihood(model, [(each.prompt, f" {label}") for label in "ABCD"])]
         assert answer.scores == pytest.approx(scores)
         assert answer.chosen == scores.index(max(scores))
+
+
+@pytest.mark.parametrize("max_context", [1024, 120])
+def test_a_server_scores_as_the_engine_does(tmp_path: Path, max_context: int):
+    """Our own, over HTTP; where prompts are too long it cuts them too, two tokens earlier."""
+    choice_set = ceval(tmp_path)
+    posed = pose(choice_set, num_shots=2)
+    labels = choice_set.task.labels
+    here = list(ask(EngineSource(tiny_served(max_context=max_context - 2)), posed, labels))
+    with running(lambda: tiny_served(max_context=max_context)) as server:
+        source = UrlSource(server.url, num_concurrent=3)
+        there = list(ask(source, posed, labels))
+        source.close()
+    assert [cut for _, cut in there] == [cut for _, cut in here]
+    assert any(cut for _, cut in there) == (max_context == 120)
+    for (ours, _), (theirs, _) in zip(here, there, strict=True):
+        assert theirs.scores == pytest.approx(ours.scores, abs=1e-4)
 
 
 def test_accuracy_by_subject_and_in_all(tmp_path: Path):

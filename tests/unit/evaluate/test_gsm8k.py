@@ -11,7 +11,7 @@ import pytest
 from aquila.errors import ConfigError, EvaluationError
 from aquila.evaluate.gsm8k import counts, draw, extract, is_right, read_gsm8k
 from aquila.evaluate.run_folder import RunFolder
-from aquila.evaluate.sampling import Answer, Prompt, Settings
+from aquila.evaluate.sampling import Answer, Prompt, Scored, Settings
 
 ROWS = [(f"What is {n}+1?", f"It is {n}+1=<<{n}+1={n + 1}>>{n + 1}.\n#### {n + 1}") for n in range(8)]
 
@@ -105,7 +105,7 @@ class Answers:
         for prompt, text in zip(prompts, self._texts, strict=True):
             yield Answer(prompt.key, text, "stop", 1, 0.0)
 
-    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
         raise ConfigError("not here")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from aquila.evaluate.choice import accuracies, ask, pose
 from aquila.evaluate.choice_data import TASKS, read_choice_set
+from aquila.evaluate.engine_source import EngineSource
 from aquila.evaluate.gsm8k import STOPS, extract, is_right, read_gsm8k
 from aquila.evaluate.perplexity import score_text
 from aquila.generate.load import Model
@@ -89,7 +90,7 @@ def test_letters_score_the_same_to_the_last_bit(adapter: Any, tmp_path: Path, ta
     name = published(file)["task"]
     choice_set = read_choice_set(TASKS[task], [tmp_path])
     posed = pose(choice_set, num_shots=2)
-    ours = [each for each, _ in ask(new_model(), posed, "ABCD")]
+    ours = [each for each, _ in ask(EngineSource(new_model()), posed, "ABCD")]
     for mine, pose_, sample in zip(ours, posed, by_document(theirs, name), strict=True):
         assert [pose_.prompt] * 4 == [arguments[0] for arguments in sample["arguments"]]
         assert list(mine.scores) == [float(response[0][0]) for response in sample["resps"]]
@@ -111,7 +112,7 @@ def test_boolq_draws_the_same_examples(adapter: Any, tmp_path: Path):
     }
     theirs = run(adapter, published("super_glue/boolq/default.yaml"), files, num_fewshot=3)
     posed = pose(read_choice_set(TASKS["boolq"], [tmp_path]), num_shots=3)
-    ours = [each for each, _ in ask(new_model(), posed, ("no", "yes"))]
+    ours = [each for each, _ in ask(EngineSource(new_model()), posed, ("no", "yes"))]
     for mine, pose_, sample in zip(ours, posed, by_document(theirs, "boolq"), strict=True):
         assert pose_.prompt == sample["arguments"][0][0]
         assert list(mine.scores) == [float(response[0][0]) for response in sample["resps"]]

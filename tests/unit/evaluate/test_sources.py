@@ -174,8 +174,8 @@ def test_a_server_with_echo_scores():
     with completion_server() as server:
         source = UrlSource(server.url, model="m")
         found = source.loglikelihood([("ab ", "cd"), ("a", "ab")])
-    assert found[0] == (-(ord(" ") + ord("c") + ord("d")) / 256, True)
-    assert found[1][0] == -(ord("a") + ord("b")) / 256
+    assert found[0] == (-(ord(" ") + ord("c") + ord("d")) / 256, True, False)
+    assert found[1].total == -(ord("a") + ord("b")) / 256
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from aquila.sandbox.programs import BUILD_LIMITS
 from aquila.sandbox.toolchains import Toolchain, binds_of
 
 # Those that HumanEval-X puts before every program.
-_HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
-_PRELUDE = "".join(f"#include <{name}>\n" for name in _HEADERS)
+HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
+_PRELUDE = "".join(f"#include <{name}>\n" for name in HEADERS)
 _USUAL_STANDARD = "-std=c++11"  # of HumanEval-X
 _SHARED_OPTIONS = ("-w", "-fPIC")
 _HEADER_FOLDER, _HEADER = "cpp-headers", "usual.h"
@@ -54,14 +54,14 @@ class Cpp:
         if executable is None:
             executable = self._tests[task.task_id] = _build_tests(sandbox, tools, task)
         build = Step(_compile_library(sandbox, tools, task), BUILD_LIMITS["cpp"])
-        return Plan(["./tests"], [build], {"sample.cpp": program, "tests": executable, **_shims(task)})
+        return Plan(["./tests"], [build], {"sample.cpp": program, "tests": executable, **shims(task)})
 
 
-def _standard(task: Task) -> str:
+def standard(task: Task) -> str:
     return "-std=c++17" if "boost/any.hpp" in task.prompt else _USUAL_STANDARD
 
 
-def _shims(task: Task) -> dict[str, str]:
+def shims(task: Task) -> dict[str, str]:
     """Headers of libraries that few prompts include and few machines have."""
     return {name: support_file(f"cpp/{name}") for name in ("boost/any.hpp", "openssl/md5.h") if name in task.prompt}
 
@@ -75,7 +75,7 @@ def _compiler(sandbox: Sandbox, tools: Toolchain, standard: str) -> list[str]:
 def _compile_library(sandbox: Sandbox, tools: Toolchain, task: Task, source: str = "sample.cpp") -> list[str]:
     """`-Bsymbolic`: names that the sample uses and defines are its own, even where libc has one of that name."""
     link = ["-Wl,-Bsymbolic", "-Wl,--no-undefined", f"-Wl,-soname,{_LIBRARY}"]
-    return [*_compiler(sandbox, tools, _standard(task)), "-shared", source, "-o", _LIBRARY, *link]
+    return [*_compiler(sandbox, tools, standard(task)), "-shared", source, "-o", _LIBRARY, *link]
 
 
 def _compile_headers(isolation: Isolation, tools: Toolchain) -> Path:
@@ -102,11 +102,11 @@ def _build_tests(sandbox: Sandbox, tools: Toolchain, task: Task) -> bytes:
     """The executable of a task's tests, linked against a library in which the function is there but does nothing."""
     stub, tests = task.prompt + "\n__builtin_trap(); }\n", _tests_source(task)
     support = {name: support_file(f"cpp/{name}") for name in ("assert.h", "main.cpp")}
-    files = {"stub.cpp": stub, "tests.cpp": tests, **support, **_shims(task)}
+    files = {"stub.cpp": stub, "tests.cpp": tests, **support, **shims(task)}
     kept = _artifact(tools, task, files)
     if kept.is_file():
         return kept.read_bytes()
-    compiler = _compiler(sandbox, tools, _standard(task))
+    compiler = _compiler(sandbox, tools, standard(task))
     link = [*compiler, "tests.cpp", "main.cpp", "-o", "tests", *_LINK_ORDER]
     limits = BUILD_LIMITS["cpp"]
     steps = [Step(_compile_library(sandbox, tools, task, "stub.cpp"), limits), Step(link, limits)]
@@ -131,7 +131,7 @@ def _tests_source(task: Task) -> str:
 
 def _artifact(tools: Toolchain, task: Task, files: dict[str, str]) -> Path:
     parts = "\0".join(
-        [tools.version(), _standard(task), *_LINK_ORDER, *(f"{name}\0{text}" for name, text in sorted(files.items()))]
+        [tools.version(), standard(task), *_LINK_ORDER, *(f"{name}\0{text}" for name, text in sorted(files.items()))]
     )
     digest = hashlib.sha256(parts.encode()).hexdigest()[:32]
     return cache_dir() / "judge" / f"cpp-{task.task_id.replace('/', '-')}-{digest}"

@@ -27,10 +27,11 @@ from aquila.sandbox.programs import BUILD_LIMITS, GO_ENVIRONMENT
 from aquila.sandbox.toolchains import Toolchain, binds_of
 
 _LIBRARY = "go-library"
-_ASSERT = "github.com/stretchr/testify/assert"
-# What a sample may use. The first ten are those that the original harness knows.
-_PACKAGES = (
-    *("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5"),
+ASSERT = "github.com/stretchr/testify/assert"
+# That the original harness knows.
+ORIGINAL_PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
+_PACKAGES = (  # what a sample may use
+    *ORIGINAL_PACKAGES,
     *("bufio", "container/heap", "container/list", "container/ring", "encoding/hex", "encoding/json", "errors"),
     *(
         "hash/fnv",
@@ -61,11 +62,14 @@ while read -r path file; do
     cp "$file" "out/$path.a"
     echo "packagefile $path=$PWD/out/$path.a" >> config
 done < list
-mkdir -p out/aquila out/{Path(_ASSERT).parent}
+mkdir -p out/aquila out/{Path(ASSERT).parent}
 go tool compile -p aquila/nonce -complete -importcfg config -o out/aquila/nonce.a nonce.go
-go tool compile -p {_ASSERT} -complete -importcfg config -o out/{_ASSERT}.a assert.go
+go tool compile -p {ASSERT} -complete -importcfg config -o out/{ASSERT}.a assert.go
 tar -cf - -C out .
 """
+_LIBRARY_LIMITS = Limits(
+    600, 4096 * MIB, max_processes=256, max_files=1024, output_bytes=512 * MIB, file_bytes=512 * MIB
+)
 
 
 class Go:
@@ -148,19 +152,21 @@ def _used(code: str, known: set[str]) -> list[str]:
 def _library(isolation: Isolation, tools: Toolchain) -> Path:
     """The standard library and our two packages as archives."""
     sources = {name: support_file(f"go/{name}") for name in ("nonce.go", "assert.go")}
-    text = "\0".join([tools.version(), _BUILD_LIBRARY, *sources.values()])
-    folder = cache_dir() / "judge" / f"go-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return kept_folder("go", _BUILD_LIBRARY, sources, isolation, tools)
+
+
+def kept_folder(name: str, script: str, files: dict[str, str], isolation: Isolation, tools: Toolchain) -> Path:
+    """What a script that calls Go writes to stdout as an archive, unpacked in the cache folder and kept there."""
+    text = "\0".join([tools.version(), script, *files.values()])
+    folder = cache_dir() / "judge" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
     if folder.is_dir():
         return folder
     with Sandbox(isolation, binds=binds_of([tools])) as sandbox:
         go = tools.inside("go", sandbox)
         # without -trimpath: Go up to 1.19 has its library compiled, and takes it only with the flags it was made with
         environment = GO_ENVIRONMENT | {"PATH": f"{Path(go).parent}:/usr/bin:/bin", "GOFLAGS": "-mod=mod"}
-        limits = Limits(
-            600, 4096 * MIB, max_processes=256, max_files=1024, output_bytes=512 * MIB, file_bytes=512 * MIB
-        )
-        step = Step(["sh", "-c", _BUILD_LIBRARY], limits, environment)
-        (outcome,) = sandbox.run(Job([step], sources, disk_bytes=2048 * MIB, max_inodes=100_000))
+        step = Step(["sh", "-c", script], _LIBRARY_LIMITS, environment)
+        (outcome,) = sandbox.run(Job([step], files, disk_bytes=2048 * MIB, max_inodes=100_000))
     if not outcome.ok:
         said = outcome.stderr.decode(errors="replace").strip()[-500:]
         raise SandboxError(f"Go's standard library could not be compiled ({outcome.status} {outcome.code}): {said}")

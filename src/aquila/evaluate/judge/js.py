@@ -27,8 +27,8 @@ class JavaScript:
     def plan(self, sandbox: Sandbox, tools: Toolchain, task: Task, program: str) -> Plan:
         names = ",".join(_functions(task.prompt))
         run = [tools.inside("node", sandbox), "--max-old-space-size=512", "runner.js", "sample.js", "tests.js", names]
-        files = {"runner.js": support_file("js/runner.js"), "sample.js": program, "tests.js": task.test}
-        return Plan(run, files=files)
+        ours = {name: support_file(f"js/{name}") for name in ("runner.js", "js-md5.js")}
+        return Plan(run, files={**ours, "sample.js": program, "tests.js": task.test})
 
 
 @cache

@@ -8,7 +8,7 @@ from aquila.evaluate.judge.go import Go
 from aquila.evaluate.judge.java import Java
 from aquila.evaluate.judge.js import JavaScript
 from aquila.evaluate.judge.marked import MarkedJudge
-from aquila.evaluate.judge.official import OfficialJudge
+from aquila.evaluate.judge.official import OfficialJudge, OfficialPythonJudge
 from aquila.evaluate.judge.python import PythonJudge
 from aquila.evaluate.judge.rules import Rules
 from aquila.evaluate.judge.rust import Rust
@@ -40,7 +40,8 @@ def open_judge(language: str, isolation: Isolation, rules: Rules) -> Judge:
         SandboxError: its sandbox does not start.
     """
     if rules.rule == "official":
-        return OfficialJudge(language, isolation, rules)
+        python = language == "python"
+        return OfficialPythonJudge(isolation, rules) if python else OfficialJudge(language, isolation, rules)
     if language == "python":
         return PythonJudge(isolation, rules)
     if language not in _LANGUAGES:

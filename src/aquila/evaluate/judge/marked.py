@@ -128,7 +128,7 @@ class MarkedJudge:
             if outcome.stdout.endswith(nonce):
                 return "passed", ""
             return "violation", "it ended as if all were well before the tests were through"
-        last = _last_line(outcome.stderr)
+        last = telling_line(outcome.stderr)
         if outcome.code == _NOT_LINKED and b"undefined symbol" in outcome.stderr:
             return "compile_error", last
         if outcome.status != "exited":
@@ -143,12 +143,13 @@ class MarkedJudge:
 def read_build(outcome: Outcome) -> tuple[Status, str]:
     """Why a sample could not be built."""
     if outcome.status == "exited":
-        return "compile_error", _last_line(outcome.stdout + outcome.stderr, first_with=b"error")
+        return "compile_error", telling_line(outcome.stdout + outcome.stderr, first_with=b"error")
     status, detail = explain_end(outcome)
     return status, f"while it was compiled{': ' if detail else ''}{detail}"
 
 
-def _last_line(text: bytes, first_with: bytes | None = None) -> str:
+def telling_line(text: bytes, first_with: bytes | None = None) -> str:
+    """The first line with a mark; the last one where there is none."""
     lines = [line for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if first_with is not None and first_with in line]
     return one_line((marked[:1] or lines[-1:] or [b""])[0].decode(errors="replace"))

@@ -53,15 +53,14 @@ class Rust:
 
     def plan(self, sandbox: Sandbox, tools: Toolchain, task: Task, program: str) -> Plan:
         names = functions_used(task)
-        compiler = [tools.inside("rustc", sandbox), *_OPTIONS, "-L", sandbox.inside(_LIBRARY)]
-        sample = [*compiler, *_externs(), "-F", "unsafe_code", "--crate-type", "rlib", "--crate-name", "judged"]
+        sample = [*compiler(sandbox, tools), "-F", "unsafe_code", "--crate-type", "rlib", "--crate-name", "judged"]
         compile = Step([*sample, "-o", _SAMPLE, "sample.rs"], BUILD_LIMITS["rust"])
         read = Step(["cat", _SAMPLE], Limits(output_bytes=_MAX_LIBRARY))
         sources = {"sample.rs": opened(program, [*names, *_types(task)])}
         outcomes = sandbox.run(Job([compile, read], sources, disk_bytes=self.disk_bytes))
         if len(outcomes) < 2 or not outcomes[-1].ok:
             raise BuildError(*read_build(outcomes[-1]))
-        crate = [*compiler, *_externs(), "--extern", f"judged={_SAMPLE}", "--crate-name", _TESTS]
+        crate = [*compiler(sandbox, tools), "--extern", f"judged={_SAMPLE}", "--crate-name", _TESTS]
         build = Step([*crate, "-o", _TESTS, "tests.rs"], BUILD_LIMITS["rust"])
         files = {_SAMPLE: outcomes[-1].stdout, "tests.rs": tests_source(task)}
         return Plan([f"./{_TESTS}"], [build, Step(["rm", _SAMPLE, "tests.rs"], Limits())], files)
@@ -97,9 +96,10 @@ def tests_source(task: Task) -> str:
     return "\n".join([*uses, types + calls, f"mod tests {{{body}}}", main])
 
 
-def _externs() -> list[str]:
-    """Known by name; `-L` says where they lie."""
-    return [word for crate in _CRATES for word in ("--extern", crate)]
+def compiler(sandbox: Sandbox, tools: Toolchain) -> list[str]:
+    """With our crates known by name."""
+    externs = [word for crate in _CRATES for word in ("--extern", crate)]
+    return [tools.inside("rustc", sandbox), *_OPTIONS, "-L", sandbox.inside(_LIBRARY), *externs]
 
 
 def _headers(task: Task) -> Mapping[str, tuple[str, str]]:
