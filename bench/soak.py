@@ -117,6 +117,9 @@ def serving(model: Path, adapters: list[str], said: IO[str]) -> Generator[tuple[
     try:
         yield _address(process, said), process.pid
     finally:
+        if process.poll() is not None:
+            words = Path(said.name).read_text(encoding="utf-8")
+            print(f"the server ended by itself, code {process.returncode}: {words[-3000:]}")
         process.terminate()
         try:
             process.wait(timeout=60)
@@ -189,7 +192,7 @@ class Soak:
                     outcome = await self._send(ask)
             except TimeoutError:
                 outcome = "left"
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ValueError) as error:  # the latter: an event that was cut short
                 outcome = "broken"
                 self.tally.complain(f"{ask.kind}: {error!r}")
             self.tally.outcomes[outcome] += 1

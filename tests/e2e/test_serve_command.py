@@ -109,6 +109,7 @@ def test_nothing_of_torch_is_loaded(start, long_checkpoint: Path):
         (("--port", "99999"), "--port: 99999 is not between 0 and 65535"),
         (("--max-queue", "-1"), "--max-queue: -1 is negative"),
         (("--max-sequences", "0"), "--max-sequences: 0 is not between 1 and 4096"),
+        (("--read-timeout", "0"), "--read-timeout: 0.0 is not above 0"),
         (("--drain", "-1"), "--drain: -1.0 is negative"),
         (("--api-key", "two words"), "--api-key: a key is printable ASCII without spaces"),
         (("--api-key-file", "/nowhere"), "--api-key-file: /nowhere cannot be read: No such file or directory"),

@@ -10,6 +10,18 @@ from aquila.errors import ConfigError, GenerationError, UnsupportedError
 _FIELD = "data:"
 
 
+class Lines:
+    """Lines of a text that comes in pieces. Only a line feed ends one: httpx's own `iter_lines` ends them at all that
+    Unicode calls an end, which may stand in an event's JSON."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def feed(self, text: str) -> list[str]:
+        *lines, self._rest = (self._rest + text).split("\n")
+        return lines
+
+
 def event_data(line: str) -> dict[str, Any] | None:
     """The document of one line of a stream; None for pings, empty lines and the `[DONE]` at the end.
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 import httpx
 
 from aquila.chat.conversation import AnswerClock, Conversation, Round
-from aquila.chat.event_stream import event_data, key_header, refused, server_root, unreachable
+from aquila.chat.event_stream import Lines, event_data, key_header, refused, server_root, unreachable
 from aquila.errors import GenerationError
 from aquila.generate.sampling import SamplingParams
 from aquila.tokenizer.templates import Message
@@ -134,7 +135,8 @@ class RemoteSession(Conversation[list[Message]]):
                 if response.status_code != 200:
                     response.read()
                     raise refused(url, response)
-                for line in response.iter_lines():
+                lines = Lines()
+                for line in chain.from_iterable(map(lines.feed, response.iter_text())):
                     if (event := event_data(line)) is not None:
                         yield event
         except httpx.HTTPError as error:

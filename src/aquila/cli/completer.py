@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class RemoteCompleter:
     def _events(self, body: dict[str, Any]):
         import httpx
 
-        from aquila.chat.event_stream import event_data, key_header, refused, server_root, unreachable
+        from aquila.chat.event_stream import Lines, event_data, key_header, refused, server_root, unreachable
 
         url = f"{server_root(self.base_url)}/infill"
         headers = key_header(self.api_key)
@@ -168,7 +169,8 @@ class RemoteCompleter:
                 if response.status_code != 200:
                     response.read()
                     raise refused(url, response)
-                for line in response.iter_lines():
+                lines = Lines()
+                for line in chain.from_iterable(map(lines.feed, response.iter_text())):
                     if (event := event_data(line)) is not None:
                         yield event
         except httpx.HTTPError as error:

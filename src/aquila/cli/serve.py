@@ -54,6 +54,9 @@ def serve(
         bool | None,
         typer.Option("--lookup/--no-lookup", help="Guess what the text said before; the answers are the same."),
     ] = None,
+    read_timeout: Annotated[
+        float, typer.Option(help="Seconds that a request's head may take to come, or its body to begin.")
+    ] = 30.0,
     drain: Annotated[float, typer.Option(help="Seconds that answers may take to finish after SIGTERM.")] = 30.0,
     legacy_flagai: Annotated[
         bool, typer.Option("--legacy-flagai", help="Answer the routes of FlagAI's server too.")
@@ -80,6 +83,7 @@ def serve(
         cors_origins=tuple(cors_origin or ()),
         allowed_hosts=tuple(allowed_host or ()),
         max_queue=max_queue,
+        read_seconds=read_timeout,
         drain_seconds=drain,
         served_name=served_name,
         template=template,

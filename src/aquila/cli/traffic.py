@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from aquila.chat.event_stream import event_data, key_header, refused, server_root, unreachable
+from aquila.chat.event_stream import Lines, event_data, key_header, refused, server_root, unreachable
 from aquila.errors import AquilaError
 
 _WORDS = """
@@ -165,13 +165,13 @@ async def _one(client: httpx.AsyncClient, target: Target, text: str, new_tokens:
             if response.status_code != 200:
                 await response.aread()
                 raise refused(url, response)
-            async for line in response.aiter_lines():
-                if (event := event_data(line)) is None:
-                    continue
-                usage = event.get("usage") or usage
-                if any(choice.get("text") for choice in event.get("choices", ())):
-                    last = time.perf_counter() - started
-                    first, pieces = first or last, pieces + 1
+            lines = Lines()
+            async for text in response.aiter_text():
+                for event in filter(None, map(event_data, lines.feed(text))):
+                    usage = event.get("usage") or usage
+                    if any(choice.get("text") for choice in event.get("choices", ())):
+                        last = time.perf_counter() - started
+                        first, pieces = first or last, pieces + 1
     except httpx.HTTPError as error:
         raise unreachable(url, error) from error
     num_tokens = int(usage.get("completion_tokens") or pieces)

@@ -4,12 +4,18 @@
 
 llguidance computes which tokens a grammar allows next (https://github.com/guidance-ai/llguidance; Earley parser over
 derivatives of regular expressions). It is imported when the first grammar comes: it belongs to the extra `serve`.
+
+A grammar comes from a stranger, and some take hours. llguidance bounds its own work ("fuel"), but for `multipleOf`,
+whose automaton has a state for each remainder, and for the length of what it reads; both are bounded here.
 """
 
 import json
+import math
+import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 MAX_KEPT = 64  # compiled grammars
+MAX_CHARACTERS = 200_000  # a regular expression of so many is compiled in 0.05 s, and its first mask takes 0.5 s
+MAX_CHOICES = 2000  # llguidance follows no more at once
+MAX_REMAINDERS = 20_000  # 0.15 s and 7 MB; 100 thousand take 0.7 s, a million 15 s
 # One line, as json.dumps writes it: with free white space a small model may write blanks for ever.
 JSON_LAYOUT: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 ANY_OBJECT = '{"type": "object"}'
@@ -90,12 +99,16 @@ class Grammars:
         if not self._end_token_ids:
             raise GenerationError("the model has no token that ends a text, so a grammar could not end one")
         try:
+            _check_size(grammar)
             compiled = _source(grammar)
         except ValueError as error:
             raise ConfigError(f"the {_NAMES[grammar.kind]} cannot be used: {error}") from None
         matcher = LLMatcher(self._vocabulary(), compiled, log_level=0)
-        if matcher.is_error():
-            raise ConfigError(f"the {_NAMES[grammar.kind]} cannot be used: {_first_line(matcher.get_error())}")
+        first = matcher.deep_copy()
+        if not first.is_error():
+            first.compute_bitmask()  # what cannot be followed from the start shows now, to its caller alone
+        if first.is_error():
+            raise ConfigError(f"the {_NAMES[grammar.kind]} cannot be used: {_first_line(first.get_error())}")
         return matcher
 
     def _vocabulary(self) -> "LLTokenizer":
@@ -135,6 +148,8 @@ class GrammarMatcher:
         self._matcher.consume_token(token_id)
 
 
+_MULTIPLE = re.compile(r'"multipleOf"\s*:\s*(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?)')
+_COMBINED = re.compile(r'"(?:allOf|anyOf|oneOf|then|else|\$ref)"')
 _NAMES = {
     "json_schema": "JSON schema",
     "json_object": "JSON object",
@@ -142,6 +157,37 @@ _NAMES = {
     "choice": "list of choices",
     "lark": "Lark grammar",
 }
+
+
+def _check_size(grammar: Grammar) -> None:
+    """`ValueError` for a grammar that would take seconds to compile, and what to write instead."""
+    if len(grammar.source) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(grammar.source)} characters; {MAX_CHARACTERS} at most can be followed")
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), grammar.source)
+    divisors = [Decimal(found[1]) for found in _MULTIPLE.finditer(text)] if "multipleOf" in text else []
+    if divisors and _num_remainders(divisors, len(_COMBINED.findall(text))) > MAX_REMAINDERS:
+        raise ValueError(
+            f"multipleOf: {max(divisors)} has too many remainders to follow, by itself or together with the others "
+            f"({MAX_REMAINDERS} at most); leave it out and check the number afterwards, or write a pattern"
+        )
+
+
+def _num_remainders(divisors: list[Decimal], num_combined: int) -> int:
+    """States that numbers have at most: those of each divisor, and of all together wherever schemas are combined."""
+    if any(not 1e-9 < abs(each) < 1e9 for each in divisors):
+        return MAX_REMAINDERS + 1
+    whole = [_scaled(each, max(0, -_exponent(each))) for each in divisors]
+    scale = max(0, *(-_exponent(each) for each in divisors))
+    together = math.lcm(*(_scaled(each, scale) for each in divisors)) if len(set(divisors)) > 1 and num_combined else 0
+    return max(sum(whole), together, together * num_combined // 20)
+
+
+def _exponent(number: Decimal) -> int:
+    return int(number.as_tuple().exponent)
+
+
+def _scaled(number: Decimal, power: int) -> int:
+    return int(abs(number).scaleb(power))
 
 
 def _source(grammar: Grammar) -> str:
@@ -159,6 +205,8 @@ def _source(grammar: Grammar) -> str:
             options = json.loads(grammar.source)
             if not options:
                 raise ValueError("it is empty")
+            if len(options) > MAX_CHOICES:
+                raise ValueError(f"it has {len(options)} entries; {MAX_CHOICES} at most can be followed")
             return LLMatcher.grammar_from_lark("start: " + " | ".join(map(_lark_string, options)))
     return grammar_from("lark", grammar.source)
 

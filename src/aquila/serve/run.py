@@ -21,6 +21,7 @@ import uvicorn
 from aquila.errors import ConfigError
 from aquila.generate.load import Model
 from aquila.serve.app import create_app
+from aquila.serve.connection import connection_class
 from aquila.serve.server import Server
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Service(uvicorn.Server):
     ):
         config = uvicorn.Config(
             create_app(server),
+            http=connection_class(server.settings.read_seconds),
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -24,7 +24,10 @@ from aquila.serve.settings import LOOPBACK_NAMES
 
 PUBLIC_PATHS = ("/", "/health", "/v1/health", "/favicon.ico")
 PUBLIC_PREFIXES = ("/ui/",)  # the page itself; it asks its reader for the key
+IMAGE_PATHS = ("/aquila/tools/run",)
 BODY_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+SLOWEST_BYTES_PER_SECOND = 16 << 10  # a slow line may send a large body; a client that drips may not hold its memory
+LARGE_BODY = 256 << 10  # bytes that are worth a thread
 
 
 class Guard:
@@ -69,7 +72,7 @@ class Guard:
                 return
             self._check_key(scope["path"], headers)
             if scope["method"] in BODY_METHODS:
-                receive = await self._read_body(headers, receive)
+                receive = await self._read_body(scope["path"], headers, receive)
         except ServeError as error:
             await error.response()(scope, receive, send)
             return
@@ -131,36 +134,41 @@ class Guard:
             headers={"www-authenticate": "Bearer"},
         )
 
-    async def _read_body(self, headers: Mapping[str, str], receive: Receive) -> Receive:
+    async def _read_body(self, path: str, headers: Mapping[str, str], receive: Receive) -> Receive:
         """Takes in the whole body and gives what plays it again, and then tells when the client leaves."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
             raise ServeError(415, f"the content type is {kind[:100]!r}; send JSON as application/json")
-        limit = self._settings.max_body_bytes
+        limit = self._settings.max_image_body_bytes if path in IMAGE_PATHS else self._settings.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > limit:
-            raise self._too_large()
+            raise _too_large(limit)
         body = bytearray()
+        deadline = asyncio.get_running_loop().time() + self._settings.read_seconds
         try:
-            async with asyncio.timeout(self._settings.body_seconds):
+            async with asyncio.timeout_at(deadline) as timeout:
                 more = True
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ServeError(CLIENT_LEFT, "the client left before its body was here")
                     body += message.get("body", b"")
+                    timeout.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_SECOND)
                     more = message.get("more_body", False)
                     if len(body) > limit:
-                        raise self._too_large()
+                        raise _too_large(limit)
         except TimeoutError:
-            message = f"the body did not come within {self._settings.body_seconds:g} seconds"
+            message = f"the body came too slowly: {len(body)} bytes by now; send it faster, or less"
             raise ServeError(408, message, headers={"connection": "close"}) from None
-        check_json(bytes(body))
+        if len(body) > LARGE_BODY:
+            await asyncio.to_thread(check_json, bytes(body))
+        else:
+            check_json(bytes(body))
         return _replay(bytes(body), receive)
 
-    def _too_large(self) -> ServeError:
-        message = f"the body is larger than {self._settings.max_body_bytes} bytes; send less"
-        return ServeError(413, message, headers={"connection": "close"})
+
+def _too_large(limit: int) -> ServeError:
+    return ServeError(413, f"the body is larger than {limit} bytes; send less", headers={"connection": "close"})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

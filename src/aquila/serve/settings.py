@@ -20,7 +20,9 @@ class Settings:
         allowed_hosts: names that clients may call this server by, besides its own; `*` for all.
         max_queue: completions that may wait beside those that run.
         max_body_bytes: a longer body is refused.
-        body_seconds: a body that takes longer to come is refused.
+        max_image_body_bytes: the same for a body that may hold pictures.
+        read_seconds: a request whose head takes longer to come is refused; so is one whose body takes that long and a
+            second more for every 16 KiB of it.
         drain_seconds: how long running answers may take once the server is asked to stop.
         ping_seconds: an event stream that is silent for so long says that it lives.
         served_name: what clients call the model; its own name when None.
@@ -35,8 +37,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     max_queue: int = 256
-    max_body_bytes: int = 32 << 20
-    body_seconds: float = 30.0
+    max_body_bytes: int = 8 << 20
+    max_image_body_bytes: int = 32 << 20
+    read_seconds: float = 30.0
     drain_seconds: float = 30.0
     ping_seconds: float = 15.0
     served_name: str | None = None
@@ -49,6 +52,8 @@ class Settings:
             raise ConfigError(f"--port: {self.port} is not between 0 and 65535")
         if self.max_queue < 0:
             raise ConfigError(f"--max-queue: {self.max_queue} is negative; 0 lets nothing wait")
+        if not self.read_seconds > 0:
+            raise ConfigError(f"--read-timeout: {self.read_seconds} is not above 0")
         if self.drain_seconds < 0:
             raise ConfigError(f"--drain: {self.drain_seconds} is negative; 0 stops at once")
         for key in self.api_keys:

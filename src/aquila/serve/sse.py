@@ -18,12 +18,20 @@ from aquila.serve.errors import as_serve_error
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def compact(value: Any) -> bytes:
-    """JSON without a space in it that is not text: some clients look for `"content":"`."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """JSON without a space in it that is not text: some clients look for `"content":"`.
+
+    What Unicode counts as the end of a line is escaped: clients that read lines (httpx's `iter_lines`, for one) would
+    cut an event in two there.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character, escaped in _LINE_ENDS:
+        text = text.replace(character, escaped)
+    return text.encode()
 
 
 def event(value: Any, name: str | None = None) -> bytes:

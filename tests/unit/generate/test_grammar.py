@@ -109,6 +109,18 @@ def test_beside_others_it_is_the_same(engine):
         (Grammar("regex", "(?=x)"), "the regular expression cannot be used"),
         (Grammar("choice", "[]"), "the list of choices cannot be used: it is empty"),
         (Grammar("lark", "start: nope"), "the Lark grammar cannot be used"),
+        (
+            Grammar("json_schema", '{"type": "integer", "multipleOf": 999983}'),
+            "multipleOf: 999983 has too many remaind",
+        ),
+        (Grammar("json_schema", '{"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}'), "together with the others"),
+        (
+            Grammar("lark", 'start: %json {"multipleO\\u0066": 999983.0}'),
+            "multipleOf: 999983.0 has too many remainders",
+        ),
+        (Grammar("json_schema", '{"type": "number", "multipleOf": 1e-300}'), "has too many remainders to follow"),
+        (Grammar("choice", json.dumps([str(n) for n in range(3000)])), "it has 3000 entries; 2000 at most"),
+        (Grammar("regex", "a" * 300_000), "it has 300000 characters; 200000 at most can be followed"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -117,6 +129,19 @@ def test_what_cannot_be_used_says_why(engine, grammar, message):
         engine.submit(Request(PROMPT, SamplingParams(grammar=grammar)))
     assert message in str(error.value)
     assert not engine.busy
+
+
+def test_what_prices_and_sizes_need_is_not_too_much(engine):
+    """`multipleOf` is bounded, and schemas in use are far from the bound."""
+    kinds = [{"type": "number", "multipleOf": step, "minimum": 0, "maximum": 9000} for step in (0.01, 0.25, 5, 60)]
+    names = [f"field{number}" for number in range(50)]
+    properties = {name: {"anyOf": [kinds[number % 4], {"type": "null"}]} for number, name in enumerate(names)}
+    schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+    engine.grammars.check(Grammar("json_schema", json.dumps(schema)))
+    (completion,) = draw(
+        engine, Grammar("json_schema", '{"type": "integer", "multipleOf": 7, "minimum": 8, "maximum": 9000}')
+    )
+    assert int(completion.text) % 7 == 0
 
 
 def test_a_model_without_an_end_has_no_grammars():

@@ -4,8 +4,11 @@ import json
 import socket
 import threading
 
+import httpx
 import pytest
 
+from aquila.serve.errors import ServeError
+from aquila.serve.json_body import check_json
 from aquila.tokenizer.tokenizer import LONG_TEXT
 from parts import CORPUS, tiny_tokenizer
 from serve_parts import running
@@ -39,7 +42,71 @@ def test_a_body_of_nothing_but_brackets_is_refused_unread(server):
     data = b'{"prompt": "x", "a": [' + b"[]," * 1_000_000 + b"[]]}"
     response = server.client.post("/v1/completions", content=data, headers={"content-type": "application/json"})
     assert response.status_code == 400
-    assert "more than 1000000 lists and objects" in response.json()["error"]["message"]
+    assert "more than 250000 values in its lists and objects" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "entry", "message"),
+    [
+        ("/v1/completions", '{"prompt": [X]}', "prompt: Input should be a valid"),
+        (
+            "/v1/completions",
+            '{"prompt": "x", "stop_token_ids": [X]}',
+            "stop_token_ids.0: Input should be a valid integer",
+        ),
+        ("/v1/chat/completions", '{"messages": [X]}', "messages.0: Input should be"),
+        ("/v1/responses", '{"input": [X]}', "input: Input should be a valid"),
+        ("/v1/messages", '{"max_tokens": 1, "messages": [X]}', "Input should be a valid dictionary"),
+        ("/detokenize", '{"tokens": [X]}', "tokens.0: Input should be a valid integer"),
+    ],
+)
+def test_of_a_thousand_wrong_entries_one_is_looked_at(server, path, entry, message):
+    """A report of each of them would be gigabytes."""
+    data = entry.replace("X", ", ".join(["null"] * 200_000))
+    response = server.client.post(path, content=data, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert message in response.text
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize("text", ["[a, b], {c}\n", 'f("a, b", "\\", ","),', "\\,\\\\,"])
+def test_what_stands_in_texts_is_not_counted(text):
+    """Code is full of commas, quotes and backslashes."""
+    value = {"prompt": text * 400_000, "other": [text, [1, 2]]}
+    check_json(json.dumps(value).encode())
+    with pytest.raises(ServeError, match="more than 250000 values"):
+        check_json(json.dumps({**value, "last": [0] * 300_000}).encode())
+
+
+def test_others_are_answered_while_a_large_body_is_read(server):
+    """Texts of megabytes, one after the other; the other client's requests are never behind all of them."""
+    body = {"prompt": "x = [1, 2]\n" * 500_000}
+    done, answered = threading.Event(), []
+
+    def ask():
+        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+            while not done.is_set():
+                assert client.get("/health").status_code == 200
+                answered.append(1)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(5):
+            before = len(answered)
+            assert server.post("/v1/completions", body).json()["error"]["code"] == "context_length_exceeded"
+            assert len(answered) > before
+    finally:
+        done.set()
+        asking.join()
+
+
+def test_only_pictures_may_be_larger_than_any_text(server):
+    body = {"prompt": "x" * (9 << 20)}
+    response = server.post("/v1/completions", body)
+    assert response.status_code == 413
+    assert "larger than 8388608 bytes" in response.json()["error"]["message"]
+    assert server.post("/aquila/tools/run", {"name": "x", "images": ["x" * (9 << 20)]}).status_code == 404  # no tools
 
 
 @pytest.mark.parametrize("path", ["/func", "/stream_func"])
@@ -88,6 +155,26 @@ def test_others_are_answered_while_a_long_text_is_counted(server, path):
     asking.join()
     assert found[0].get("count", found[0].get("input_tokens")) > LONG_TEXT
     assert order[-1] == "long"
+
+
+def test_grammars_that_would_take_for_ever_are_refused_while_a_stream_goes_on(server):
+    """The first would take 15 seconds to compile, the second hours."""
+    bombs = [
+        ({"guided_json": {"type": "integer", "multipleOf": 999983}}, "multipleOf: 999983 has too many remainders"),
+        ({"guided_json": {"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}}, "check the number afterwards"),
+    ]
+    body = {"prompt": "x", "max_tokens": 300, "ignore_eos": True, "temperature": 0}
+    alone = server.post("/v1/completions", body).json()["choices"][0]["text"]
+    with server.client.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
+        lines = response.iter_lines()
+        events = [next(lines)]
+        for fields, message in bombs:
+            refused = server.post("/v1/completions", {"prompt": "x", **fields})
+            assert refused.status_code == 400
+            assert message in refused.json()["error"]["message"]
+        events += lines
+    chunks = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == alone
 
 
 def test_silent_and_half_said_connections_keep_nobody_out(server):

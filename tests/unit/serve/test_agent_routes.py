@@ -184,6 +184,18 @@ def test_a_call_in_the_special_instruction_form_reaches_both(client: TestClient)
     [
         ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, 400, "items of type 'item_reference'"),
         ("/v1/responses", {"input": "x", "previous_response_id": "resp_1"}, 400, "responses are not kept here"),
+        (
+            "/v1/responses",
+            {"input": "x", "tools": [{"type": "file_search"}], "tool_choice": {"type": "file_search"}},
+            400,
+            "tools of type 'file_search' are not run here",
+        ),
+        (
+            "/v1/responses",
+            {"input": "x", "tools": [{"type": "web_search"}], "tool_choice": "required"},
+            400,
+            "tools of type web_search are not run here",
+        ),
         ("/v1/responses", {"input": "x", "model": "gpt-9"}, 404, "is not served here"),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, 400, "'input_image'"),
         ("/v1/responses", {"input": [{"role": "judge", "content": "x"}]}, 400, "role"),
@@ -209,3 +221,13 @@ def test_what_cannot_be_answered_is_named(client: TestClient, path: str, body: d
     assert message in response.json()["error"]["message"]
     if path.startswith("/v1/messages"):
         assert response.json()["type"] == "error"
+
+
+def test_tools_that_are_not_run_here_are_named(client):
+    """codex sends some unasked: they are no error, and nobody has to guess that they are not there."""
+    body = {"model": "tiny", "input": "x", "max_output_tokens": 1}
+    tools = [{"type": "web_search"}, RESPONSE_TOOL, {"type": "image_generation"}, {"type": "web_search"}]
+    found = client.post("/v1/responses", json={**body, "tools": tools}).json()
+    assert found["ignored_tools"] == ["web_search", "image_generation"]
+    assert [tool["name"] for tool in found["tools"]] == [WEATHER.name]
+    assert "ignored_tools" not in client.post("/v1/responses", json={**body, "tools": [RESPONSE_TOOL]}).json()

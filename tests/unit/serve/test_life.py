@@ -85,7 +85,7 @@ def test_a_client_that_leaves_before_its_body_is_here(server):
 
 
 def test_a_body_that_does_not_come_is_refused():
-    with running(body_seconds=0.2) as server:
+    with running(read_seconds=0.2) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as sock:
             sock.sendall(HEAD)

@@ -4,16 +4,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from aquila.serve.protocol.common import Fields, SamplingFields, StreamOptions
+from aquila.serve.protocol.common import Fields, Many, SamplingFields, StreamOptions
 
 
 class ChatMessage(Fields):
     """A message; `content` is text, or a list of text parts."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any] | str] | None = None
+    content: str | Many[dict[str, Any] | str] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Many[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
 
@@ -25,12 +25,12 @@ class ChatRequest(SamplingFields):
     """
 
     model: str | None = None
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Many[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None

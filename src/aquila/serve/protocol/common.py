@@ -1,7 +1,7 @@
 """Fields that requests of several routes share, and what they mean to the engine."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,8 @@ MAX_STOPS = 64
 
 Id = Annotated[int, Field(ge=0, lt=1 << 31)]
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]  # the first wrong entry is all that is told, and all that is looked at
 
 
 class Fields(BaseModel):
@@ -63,15 +65,15 @@ class SamplingFields(Fields):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[Id] | None = None
+    stop: str | Many[str] | None = None
+    stop_token_ids: Many[Id] | None = None
     ignore_eos: bool | None = None
     n: Count | None = None
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Many[str] | None = None
     guided_grammar: str | None = None
     grammar: str | None = None
 

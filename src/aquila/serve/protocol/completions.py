@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from aquila.serve.protocol.common import Count, SamplingFields, StreamOptions
+from aquila.serve.protocol.common import Count, Many, SamplingFields, StreamOptions
 from aquila.serve.protocol.infill import Segments
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -16,7 +16,7 @@ class CompletionRequest(SamplingFields):
     """
 
     model: str | None = None
-    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    prompt: str | Many[str] | Many[int] | Many[Many[int]] | None = None
     segments: Segments | None = None  # instead of a prompt: Tabby's plug-ins send it here
     suffix: str | None = None
     max_tokens: int | None = Field(default=None, ge=0)

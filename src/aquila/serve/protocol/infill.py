@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from aquila.serve.protocol.common import Count, Fields, SamplingFields, StreamOptions
+from aquila.serve.protocol.common import Count, Fields, Many, SamplingFields, StreamOptions
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -27,7 +27,7 @@ class InfillRequest(SamplingFields):
     model: str | None = None
     input_prefix: str = ""
     input_suffix: str = ""
-    input_extra: list[ExtraInput] = Field(default_factory=list, max_length=10_000)
+    input_extra: Many[ExtraInput] = Field(default_factory=list, max_length=10_000)
     prompt: str = ""
     n_predict: int | None = Field(default=None, lt=1 << 31)
     n_indent: int = Field(default=0, ge=0, lt=1 << 16)
@@ -36,7 +36,7 @@ class InfillRequest(SamplingFields):
     spm_infill: bool | None = None
     t_max_predict_ms: float | None = None
     repeat_penalty: float | None = None
-    response_fields: list[str] | None = None
+    response_fields: Many[str] | None = None
     stream: bool | None = None
 
 
@@ -51,7 +51,7 @@ class FimRequest(Fields):
     top_p: float | None = None
     random_seed: int | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Many[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -69,7 +69,7 @@ class Segments(Fields):
     prefix: str
     suffix: str | None = None
     filepath: str | None = None
-    declarations: list[Snippet] | None = Field(default=None, max_length=10_000)
-    relevant_snippets_from_changed_files: list[Snippet] | None = Field(default=None, max_length=10_000)
-    relevant_snippets_from_recently_opened_files: list[Snippet] | None = Field(default=None, max_length=10_000)
+    declarations: Many[Snippet] | None = Field(default=None, max_length=10_000)
+    relevant_snippets_from_changed_files: Many[Snippet] | None = Field(default=None, max_length=10_000)
+    relevant_snippets_from_recently_opened_files: Many[Snippet] | None = Field(default=None, max_length=10_000)
     clipboard: str | None = None

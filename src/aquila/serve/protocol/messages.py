@@ -12,7 +12,7 @@ from pydantic import Field
 
 from aquila.errors import ConfigError
 from aquila.serve.protocol.chat import ChatRequest
-from aquila.serve.protocol.common import Count, Fields
+from aquila.serve.protocol.common import Count, Fields, Many
 from aquila.serve.protocol.translated import chat_request_of
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -23,8 +23,8 @@ class CountTokensRequest(Fields):
 
     model: str | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
-    system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    system: str | Many[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
 
     def chat_request(self, **options: Any) -> ChatRequest:
@@ -52,7 +52,7 @@ class MessagesRequest(CountTokensRequest):
     """Answer a conversation."""
 
     max_tokens: Count
-    stop_sequences: list[str] | None = None
+    stop_sequences: Many[str] | None = None
     stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -1,7 +1,8 @@
 """The body of /v1/responses, and the chat request that it amounts to.
 
 Source: OpenAI's Responses API, as its own clients (the SDK, codex) send it. Tools of types that only OpenAI's own
-servers run are left out; items of reasoning are, too: this model has none.
+servers run are left out, since codex sends some unasked; the response says which (`ignored_tools`), and to be told to
+call one is an error. Items of reasoning are left out, too: this model has none.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from aquila.errors import ConfigError
 from aquila.serve.protocol.chat import ChatRequest
-from aquila.serve.protocol.common import Count, Fields
+from aquila.serve.protocol.common import Count, Fields, Many
 from aquila.serve.protocol.translated import chat_request_of
 
 
@@ -24,7 +25,7 @@ class ResponsesRequest(Fields):
     max_output_tokens: Count | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
@@ -48,7 +49,7 @@ class ResponsesRequest(Fields):
         else:
             for index, item in enumerate(self.input):
                 _add_item(messages, item, f"input[{index}]")
-        tools = [_tool(each) for each in self.tools or () if each.get("type") == "function"]
+        tools = [_tool(each) for each in self.function_tools]
         return chat_request_of(
             {
                 "model": self.model,
@@ -57,15 +58,36 @@ class ResponsesRequest(Fields):
                 "temperature": self.temperature,
                 "top_p": self.top_p,
                 "tools": tools or None,
-                "tool_choice": self._choice() if tools else None,
+                "tool_choice": self._choice(),
                 "parallel_tool_calls": self.parallel_tool_calls,
                 "response_format": self._format(),
             }
         )
 
+    @property
+    def function_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model is told of."""
+        return [each for each in self.tools or () if each.get("type") == "function"]
+
+    @property
+    def ignored_tools(self) -> list[str]:
+        """Types of the others."""
+        kinds = [str(each.get("type"))[:100] for each in self.tools or () if each.get("type") != "function"]
+        return list(dict.fromkeys(kinds))
+
     def _choice(self) -> str | dict[str, Any] | None:
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "function":
             return {"type": "function", "function": {"name": self.tool_choice.get("name")}}
+        if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") in self.ignored_tools:
+            kind = self.tool_choice["type"]
+            raise ConfigError(f"tool_choice: tools of type {kind!r} are not run here; choose one of type 'function'")
+        if not self.function_tools and self.tool_choice in ("auto", "none"):
+            return None
+        if self.tool_choice == "required" and self.ignored_tools and not self.function_tools:
+            raise ConfigError(
+                f"tool_choice: a call is required, and tools of type {', '.join(self.ignored_tools)} are not run here; "
+                "send some of type 'function'"
+            )
         return self.tool_choice
 
     def _format(self) -> dict[str, Any] | None:

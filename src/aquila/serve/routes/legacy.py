@@ -21,7 +21,7 @@ from aquila.generate.sampling import SamplingParams
 from aquila.serve.disconnect import unless_client_leaves
 from aquila.serve.logprobs import token_text
 from aquila.serve.prompts import check_room, text_prompt
-from aquila.serve.protocol.common import Fields
+from aquila.serve.protocol.common import Fields, Many
 from aquila.serve.server import Server, get_server
 from aquila.tokenizer.messages import Message
 from aquila.tokenizer.templates import stop_token_ids
@@ -41,7 +41,7 @@ class FlagaiRequest(Fields):
     temperature: float = 0.9
     seed: int = Field(default=1234, ge=0)
     sft: bool = False
-    history: list[tuple[str, str]] = Field(default_factory=list)  # (role, text): ASSISTANT, or the human
+    history: Many[tuple[str, str]] = Field(default_factory=list)  # (role, text): ASSISTANT, or the human
 
 
 class EditorRequest(Fields):
@@ -52,7 +52,7 @@ class EditorRequest(Fields):
     top_k: int = Field(default=0, ge=0)
     top_p: float = 0.95
     max_seq_len: int = Field(default=50, ge=1)
-    end_tokens: list[str] = Field(default_factory=list)
+    end_tokens: Many[str] = Field(default_factory=list)
 
 
 _BODY = TypeAdapter(EditorRequest | FlagaiRequest)

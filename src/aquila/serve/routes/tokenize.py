@@ -10,7 +10,7 @@ from aquila.serve.conversation import messages_of
 from aquila.serve.logprobs import token_text
 from aquila.serve.prompts import text_prompt
 from aquila.serve.protocol.chat import ChatMessage, ChatRequest
-from aquila.serve.protocol.common import Fields, Id
+from aquila.serve.protocol.common import Fields, Id, Many
 from aquila.serve.server import Server, get_server
 
 router = APIRouter()
@@ -21,7 +21,7 @@ class TokenizeRequest(Fields):
 
     prompt: str | None = None
     content: str | None = None
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    messages: Many[ChatMessage] | None = Field(default=None, min_length=1)
     add_special_tokens: bool | None = None
     add_special: bool = False
     parse_special: bool = True
@@ -29,11 +29,11 @@ class TokenizeRequest(Fields):
 
 
 class DetokenizeRequest(Fields):
-    tokens: list[Id]
+    tokens: Many[Id]
 
 
 class TemplateRequest(Fields):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Many[ChatMessage] = Field(min_length=1)
 
 
 @router.post("/tokenize")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from aquila.serve.disconnect import unless_client_leaves
 from aquila.serve.errors import ServeError
-from aquila.serve.protocol.common import Fields
+from aquila.serve.protocol.common import Fields, Many
 from aquila.serve.security import same_origin
 from aquila.serve.server import Server, get_server
 
@@ -20,7 +20,7 @@ class RunRequest(Fields):
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     confirmed: bool = False
-    images: list[str] = Field(default_factory=list)
+    images: Many[str] = Field(default_factory=list)
 
 
 @router.get("/aquila/tools")
