@@ -1,6 +1,6 @@
 """Training speed on a CPU beside transformers' Trainer, litgpt and a plain nanoGPT-style loop, in turns.
 
-    python bench/train.py [--quick] [--litgpt-python PYTHON] [--transformers-python PYTHON]
+    python bench/train.py [--quick] [--repeats 7] [--litgpt-python PYTHON] [--transformers-python PYTHON]
 
 One Llama, one text, fp32, AdamW, clipping, a process a side, and only one of them computes at a time. A peer runs
 compiled and not, and its faster way counts. Then fine-tuning: our packed rows beside rows padded to the longest of
@@ -62,7 +62,7 @@ PEERS = {
 def main() -> None:
     options = parse()
     size = SIZES["quick" if options.quick else "full"]
-    steps, repeats = (3, 2) if options.quick else (6, 7)
+    steps, repeats = (3, options.repeats or 2) if options.quick else (6, options.repeats or 7)
     with tempfile.TemporaryDirectory() as folder:
         made = prepare(Path(folder), size, quick=options.quick)
         speeds, versions = compare_peers(made, size, options, steps=steps, repeats=repeats)
@@ -74,6 +74,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller model, fewer turns, nothing compiled")
+    parser.add_argument("--repeats", type=int, help="turns of each side; 7, and 2 with --quick")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     for name, (_, variable, package) in PEERS.items():
         default = os.environ.get(variable, sys.executable)

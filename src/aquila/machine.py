@@ -4,6 +4,7 @@ Read from /proc and cgroup files on Linux and from `sysctl` on macOS; imports no
 system does not say. `root` is an argument so that the files of another machine can be read.
 """
 
+import ctypes
 import os
 import platform
 import re
@@ -30,6 +31,8 @@ CPU_FEATURES = {
     "bf16": ("bf16", "FEAT_BF16"),
     "sve": ("sve",),
 }
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,24 @@ def resident_bytes(root: Path = Path("/")) -> int | None:
         return None
     fields = (root / "proc/self/statm").read_text(encoding="ascii").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_freed_memory() -> bool:
+    """Lets the C library hold what this process frees, for what it asks for next. False where it cannot be told.
+
+    By itself glibc returns large blocks to the system at once and gets them back page by page, each cleared anew: a
+    tenth of a training step on a CPU, which frees and asks for the same tensors every time. The process stays at its
+    peak.
+    Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    no_mappings_of_their_own = mallopt(_M_MMAP_MAX, 0)
+    return bool(no_mappings_of_their_own and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def may_have_accelerator(root: Path = Path("/")) -> bool:

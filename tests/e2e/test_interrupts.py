@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 from parts import tiny_checkpoint
 
 pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def _children_hear_sigint() -> Iterator[None]:
+    """A shell without job control starts what it puts behind with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,54 @@ def test_ctrl_c_while_modules_are_imported(
     assert process.returncode == 130, message.decode()
     assert b"Traceback" not in message
     assert message.endswith(b"error: interrupted\n")
+
+
+@pytest.mark.parametrize("error", ["ImportError('libtorch.so: cannot read file data')", "OSError(4, 'interrupted')"])
+def test_ctrl_c_that_makes_an_import_fail(
+    aquila, long_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+):
+    """As where a signal cuts a system call of the loader short: `KeyboardInterrupt` itself still waits then."""
+    (tmp_path / "torch.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise {error}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = aquila("generate", "-m", long_checkpoint, "x", exit_code=130, AQUILA_NATIVE="0")
+    assert done.stderr.endswith(b"error: interrupted\n")
+
+
+# Ctrl-C within a call of torch, and what comes out of it: raised from it, raised beside it, or C++'s words for it.
+BECOMES = {
+    "cause": "raise RuntimeError('cannot allocate') from interrupt",
+    "context": "raise OSError(5, 'cannot read')",
+    "words": "words = str(type(interrupt).__name__) + ': at attention'",
+}
+
+
+@pytest.mark.parametrize("becomes", BECOMES)
+def test_ctrl_c_that_a_library_makes_another_error_of(
+    start, long_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, becomes: str
+):
+    monkeypatch.setenv("AQUILA_NATIVE", "0")
+    script = f"""
+import os, signal, sys, torch
+from aquila.cli.main import run
+
+def interrupted(*arguments, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:  # until Python has run the handler
+            pass
+    except KeyboardInterrupt as interrupt:
+        {BECOMES[becomes]}
+    raise RuntimeError(words)
+
+torch.nn.functional.scaled_dot_product_attention = interrupted
+del sys.argv[0]
+run()
+"""
+    process = start("generate", "-m", long_checkpoint, "x", python=("-c", script))
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message.decode()
+    assert message.endswith(b"error: interrupted\n")
+    assert b"Traceback" not in message
 
 
 def test_ctrl_c_while_a_text_is_generated(start, long_checkpoint: Path):

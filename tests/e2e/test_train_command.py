@@ -42,3 +42,15 @@ def test_estimate_answers_whether_it_fits(aquila: Callable) -> None:
     verdicts = {row.split("  ")[0].strip(): row for row in rows[2:]}
     assert "does not fit" in verdicts["full, bf16"]
     assert "does not fit" not in verdicts["LoRA r=16, bf16, full checkpointing"]
+
+
+def test_a_run_named_like_a_command_is_told_how_to_be_named(
+    folder: Path, aquila: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(folder, "run.yaml").rename(tmp_path / "run.yaml")
+    monkeypatch.chdir(tmp_path)
+    aquila("train", "run.yaml", "run_dir=run", "train.steps=2")
+    for arguments in (["run"], ["run", "--dry-run"], ["run", "train.lr=1"]):
+        assert b"for the path write ./run" in aquila("train", *arguments, exit_code=2).stderr
+    assert b"nothing left to do" in aquila("train", "./run").stderr
+    assert b"`aquila train ./run key.sub=value`" in aquila("train", "run.yaml", "run_dir=run", exit_code=2).stderr

@@ -93,11 +93,12 @@ def test_pieces_are_where_they_are_said_to_be(pool: Pool, spread: str) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_step_is_the_eager_step(pool: Pool) -> None:
-    """Ten blocks in pieces, recomputed in the backward pass too; all of them share a few compiled graphs."""
+    """Ten blocks in pieces, recomputed in the backward pass too; all of them share a few compiled graphs,
+    and the loss has two: for parts of one size, and of any."""
     parallel = {"compile": True, "activation_checkpointing": "full"}
     trained, num_graphs = pool.run(2, parallel, parts.count_graphs, Case(2, parallel, kind="deep", steps=2))[0]
     assert_same(trained, alone(kind="deep", steps=2))
-    assert 2 <= num_graphs <= 4
+    assert 2 <= num_graphs <= 4 + 2
 
 
 def test_optimizer_state_is_cut_anew(pool: Pool, tmp_path: Path) -> None:

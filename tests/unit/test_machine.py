@@ -1,6 +1,7 @@
 """Machine facts, read from trees that look like other machines: containers, ARM, both cgroup versions."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,3 +98,31 @@ def test_this_machine_has_memory_and_a_peak_below_it() -> None:
     assert peak is not None
     assert 0 < memory.available_bytes <= memory.total_bytes
     assert 1 << 20 < peak < memory.total_bytes
+
+
+def test_freed_memory_is_there_for_the_next_that_asks():
+    """As it is by itself, every round of a large block costs a fault for each of its pages."""
+    code = """
+import ctypes, resource, sys
+from aquila.machine import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+size, faults = 64 << 20, []
+if sys.argv[1] == "keep":
+    keep_freed_memory() or sys.exit(3)
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(ctypes.c_size_t(size))
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(faults[1:]))
+"""
+    faults = {}
+    for how in ("keep", "as it is"):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True)
+        if done.returncode == 3:
+            pytest.skip("the C library is not glibc")
+        faults[how] = int(done.stdout)
+    assert faults["keep"] < 50
+    assert faults["as it is"] > 90  # pages of 2 MiB, where the system gives them, are few

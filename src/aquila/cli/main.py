@@ -21,11 +21,15 @@ def run() -> NoReturn:
         _prepare_streams()
         _limit_spinning()
         sys.exit(_run())
-    except KeyboardInterrupt:
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
+        _ignore_interrupts()  # another one now would tear the message
         _fail("interrupted", INTERRUPTED)
     finally:
-        for number in (signal.SIGINT, signal.SIGALRM):  # all is done: nothing is left to stop but Python's own goodbye
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_interrupts()  # all is done: nothing is left to stop but Python's own goodbye
 
 
 def _run() -> int | None:
@@ -76,6 +80,26 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether `error` is what became of a Ctrl-C.
+
+    While that waits for imports to end, a library whose system call it cut short may fail. Code that cleans up may
+    raise another error from it, and C++ one of its own that has only the name left.
+    """
+    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+        return True
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or str(error).startswith("KeyboardInterrupt"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _ignore_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _prepare_streams() -> None:
     """Makes pipes and files speak UTF-8 whatever the locale; a terminal shows `?` for what it cannot.
 
@@ -108,5 +132,7 @@ def _null(mode: Literal["r", "w"]) -> TextIO:
 def _fail(message: str, exit_code: int) -> NoReturn:
     if "--debug" in sys.argv:
         raise
+    if _is_interrupt(sys.exception()):
+        message, exit_code = "interrupted", INTERRUPTED
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(exit_code)

@@ -12,9 +12,23 @@ class _RecipeOrCommand(TyperGroup):
     """`aquila train plot RUN` is a command; `aquila train RECIPE ...` runs what it names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in {"-h", "--help"}:
+        if args and args[0] in self.commands:
+            _check_not_meant_as_path(args[0], args[1:])
+        elif args and args[0] not in {"-h", "--help"}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+
+def _check_not_meant_as_path(command: str, rest: list[str]) -> None:
+    """Refuses `aquila train plot` where `plot` is a path: nothing follows that the command could work on."""
+    named = any("=" not in each and not each.startswith("-") for each in rest)
+    if named or {"-h", "--help"} & set(rest) or not Path(command).exists():
+        return
+    from aquila.errors import ConfigError
+
+    raise ConfigError(
+        f"{command}: is a command of `aquila train`, and here also a path; for the path write ./{command}"
+    )
 
 
 app = typer.Typer(cls=_RecipeOrCommand, no_args_is_help=True, help="Train a model: pretrain, continue, sft, adapters.")
@@ -32,6 +46,9 @@ def run(
     world: Annotated[
         int | None, typer.Option("--world", min=1, help="With --dry-run: plan for so many devices.")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="With --dry-run: plan for accelerators of this memory, as 24GiB.")
+    ] = None,
 ) -> None:
     """Train as a recipe says. The same command goes on where a run of it was stopped."""
     from aquila.cli.train_run import dry_run as print_plan
@@ -40,11 +57,11 @@ def run(
 
     chosen, run_dir = open_recipe(recipe, overrides or [])
     if dry_run:
-        print_plan(chosen, run_dir, world)
+        print_plan(chosen, run_dir, world, memory)
         return
-    if world is not None:
+    if world is not None or memory is not None:
         raise typer.BadParameter(
-            "--world plans a run and needs --dry-run; start processes with torchrun or aquila launch"
+            "--world and --memory plan a run and need --dry-run; start processes with torchrun or aquila launch"
         )
     code = train(chosen, run_dir)
     if code:
@@ -65,9 +82,11 @@ def plot(
 @app.command()
 def estimate(
     model: Annotated[str, typer.Argument(metavar="MODEL|RECIPE", help="A preset, a checkpoint or a recipe.")],
-    gpus: Annotated[int, typer.Option(min=1, help="Devices of the run.")] = 1,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Devices of the run: those of the recipe, or 1.")] = None,
     memory: Annotated[str, typer.Option(help="Memory of one device, such as 80GiB.")] = "80GiB",
-    sequence_length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 2048,
+    sequence_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a sequence: those of the recipe, or 2048.")
+    ] = None,
     micro_batch_size: Annotated[int, typer.Option(min=1, help="Sequences that a device computes at once.")] = 1,
 ) -> None:
     """Does it fit? Memory of each device for full training, checkpointing, offload, LoRA and QLoRA."""

@@ -8,18 +8,27 @@ from aquila.config import format_size, parse_size
 
 if TYPE_CHECKING:
     from aquila.model.config import ModelConfig
+    from aquila.train.recipe import Recipe
 
 
-def print_estimate(source: str, gpus: int, memory: str, *, sequence_length: int, micro_batch_size: int) -> None:
-    """A table: one row a way to train, what a device holds, and whether that fits."""
+def print_estimate(
+    source: str, gpus: int | None, memory: str, *, sequence_length: int | None, micro_batch_size: int
+) -> None:
+    """A table: one row a way to train, what a device holds, and whether that fits.
+
+    `source` is a preset, a checkpoint or a recipe, which says itself how many devices and how long sequences it has.
+    """
     from aquila.model.count import count_parameters
     from aquila.train.estimate import Shape, estimate, verdict
     from aquila.train.layout import Layout
     from aquila.train.progress import short_count
-    from aquila.train.recipe import LoraConfig, ParallelConfig
+    from aquila.train.recipe import LoraConfig, ParallelConfig, load_recipe
 
     capacity = parse_size(memory)
-    model = _model(source)
+    recipe = load_recipe([Path(source)]) if Path(source).suffix in {".yaml", ".yml"} else None
+    model = _model(source) if recipe is None else _model_of(recipe)
+    gpus = gpus or (1 if recipe is None else _devices(recipe))
+    sequence_length = sequence_length or (2048 if recipe is None else recipe.data.sequence_length)
     bf16 = ParallelConfig(precision="bf16")
     full = Shape(model, Layout(dp_shard=gpus), bf16, sequence_length, micro_batch_size)
     recomputed = replace(full, parallel=bf16.model_copy(update={"activation_checkpointing": "full"}))
@@ -51,19 +60,25 @@ def print_estimate(source: str, gpus: int, memory: str, *, sequence_length: int,
         print(f"{name:{width}}  {sizes}  {verdict(found.total, capacity)}{host}")
 
 
+def _devices(recipe: "Recipe") -> int:
+    from aquila.train.start import planned_world  # imports torch
+
+    return planned_world(recipe.parallel)
+
+
+def _model_of(recipe: "Recipe") -> "ModelConfig":
+    from aquila.train.plan import chosen_model
+
+    if recipe.model is not None:
+        return chosen_model(recipe.model, None)
+    assert recipe.init.checkpoint is not None  # the recipe checked it
+    return _model(recipe.init.checkpoint)
+
+
 def _model(source: str) -> "ModelConfig":
+    """The shape of a preset, which needs no weights here, or of a checkpoint."""
     from aquila.checkpoint.open import open_checkpoint
     from aquila.model.presets import preset, preset_names
-    from aquila.train.plan import chosen_model
-    from aquila.train.recipe import load_recipe
     from aquila.zoo.store import resolve
 
-    if source in preset_names():
-        return preset(source)
-    path = Path(source)
-    if path.suffix in {".yaml", ".yml"}:
-        recipe = load_recipe([path])
-        if recipe.model is not None:
-            return chosen_model(recipe.model, None)
-        return open_checkpoint(resolve(recipe.init.checkpoint or "")).config
-    return open_checkpoint(resolve(source)).config
+    return preset(source) if source in preset_names() else open_checkpoint(resolve(source)).config

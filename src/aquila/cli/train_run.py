@@ -24,6 +24,7 @@ def train(recipe: "Recipe", run_dir: Path) -> int:
         logging.getLogger("aquila").setLevel(logging.WARNING)
     progress = _Progress(recipe.log.log_interval, run_dir)
     from aquila.train.ranks import RankError
+    from aquila.train.run_dir import resume_command
     from aquila.train.start import run_recipe
 
     try:
@@ -40,7 +41,7 @@ def train(recipe: "Recipe", run_dir: Path) -> int:
         return outcome.exit_code
     _draw(run_dir)
     if outcome.exit_code:
-        log.info("stopped at step %d and saved; go on with `aquila train %s`", outcome.step, run_dir)
+        log.info("stopped at step %d and saved; go on with `%s`", outcome.step, resume_command(run_dir))
     elif outcome.num_steps == 0:
         log.info("nothing left to do: all %d steps of %s are done", outcome.step, run_dir)
     else:
@@ -93,8 +94,11 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def dry_run(recipe: "Recipe", run_dir: Path, world: int | None) -> None:
-    """Prints the plan after checking every shape on the meta device."""
+def dry_run(recipe: "Recipe", run_dir: Path, world: int | None, memory: str | None) -> None:
+    """Prints the plan after checking every shape on the meta device.
+
+    `world` devices of `memory`; those of this machine where None, or 80 GiB each where it has none.
+    """
     import torch
 
     from aquila.config import parse_size
@@ -106,21 +110,22 @@ def dry_run(recipe: "Recipe", run_dir: Path, world: int | None) -> None:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     wanted = world or planned_world(recipe.parallel)
     capacity = device_memory(accelerator) if accelerator is not None else None
-    elsewhere = (
-        accelerator is None and recipe.parallel.precision != "fp32"
-    )  # written for accelerators that are not here
-    if elsewhere:
-        capacity = parse_size("80GiB")
+    elsewhere = accelerator is None and (  # meant for accelerators that are not here
+        recipe.parallel.precision != "fp32" or memory is not None
+    )
+    if memory is not None or elsewhere:
+        capacity = parse_size(memory or "80GiB")
     plan = make_plan(recipe, wanted, device_memory=capacity)
     check_shapes(plan)
     for line in plan_lines(plan, run_dir):
         print(line)
-    memory = estimate(plan.shape(), on_cpu=capacity is None)
+    needed = estimate(plan.shape(), on_cpu=capacity is None)
     room = capacity
     if capacity is None and (machine := read_memory()) is not None:
         room = machine.total_bytes
-    print("memory      of each device")
-    for line in estimate_table(memory, room):
+    guessed = elsewhere and memory is None
+    print("memory      of each device" + (", taken to have 80 GiB: none is here (--memory)" if guessed else ""))
+    for line in estimate_table(needed, room):
         print(line)
     print(f"time        {_time(plan, accelerator, elsewhere=elsewhere)}")
     for line in data_lines(plan.loader.report(plan.steps)):

@@ -8,6 +8,7 @@ x 256 and 1.4 times for one of 100,008 x 512 (CPU time of one Zen 4 thread, forw
 Shapes: tokens = places in the batch, hidden = width of the model, vocab = rows of the head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.autograd import Function
 
 from aquila.model.linear import onednn_product, trains_with_onednn
 
+LossesOf = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 IGNORE = -100
 CHUNK_BYTES = {"cpu": 16 << 20}  # of fp32 logits: on a CPU what its caches hold
 MIN_ROWS = 256  # fewer, and reading the head costs more than multiplying by it
@@ -30,10 +32,12 @@ def linear_cross_entropy(
     labels: Int[Tensor, "*batch"],
     *,
     chunk_bytes: int | None = None,
+    losses_of: LossesOf | None = None,
 ) -> Float[Tensor, ""]:
     """Sum of the cross entropies of `hidden @ weight.T`, nats, over the labels that are not `IGNORE`. fp32.
 
-    `chunk_bytes` bounds the logits that exist at a time; fixed for each kind of device when None.
+    `chunk_bytes` bounds the logits that exist at a time; fixed for each kind of device when None. `losses_of` is
+    `losses_and_slope`, or that compiled.
     """
     rows, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     if rows.device.type == "cpu":  # elsewhere the count of what remains would have to be waited for
@@ -44,14 +48,14 @@ def linear_cross_entropy(
         chunk_bytes = CHUNK_BYTES.get(rows.device.type, ACCELERATOR_CHUNK_BYTES)
         chunk_bytes = max(chunk_bytes, 4 * MIN_ROWS * weight.shape[0])
     chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
-    return _SumOfLosses.apply(rows, weight, targets, chunk)
+    return _SumOfLosses.apply(rows, weight, targets, chunk, losses_of or losses_and_slope)
 
 
 class _SumOfLosses(Function):
     """The gradients are computed in the forward pass and scaled in the backward pass: the loss is a sum."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, chunk: int, losses_of: LossesOf) -> Tensor:
         wants_rows, wants_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         row_gradient = torch.empty_like(rows) if wants_rows else None
@@ -59,7 +63,7 @@ class _SumOfLosses(Function):
         product = onednn_product if trains_with_onednn(rows, weight) else F.linear
         for start in range(0, len(rows), chunk):
             part, labels = rows[start : start + chunk], targets[start : start + chunk]
-            losses, slope = _losses_and_slope(product(part, weight), labels, wants_rows or wants_weight)
+            losses, slope = losses_of(product(part, weight), labels, wants_rows or wants_weight)
             total += losses
             if row_gradient is not None and slope is not None:
                 row_gradient[start : start + chunk] = product(slope, weight.T)
@@ -72,17 +76,17 @@ class _SumOfLosses(Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (scale,) = scales
         row_gradient, weight_gradient = ctx.saved_tensors
         if row_gradient is not None:
             row_gradient = row_gradient * scale.to(row_gradient.dtype)
         if weight_gradient is not None:
             weight_gradient = (weight_gradient * scale).to(ctx.weight_dtype)
-        return row_gradient, weight_gradient, None, None
+        return row_gradient, weight_gradient, None, None, None
 
 
-def _losses_and_slope(logits: Tensor, labels: Tensor, wants_slope: bool) -> tuple[Tensor, Tensor | None]:
+def losses_and_slope(logits: Tensor, labels: Tensor, wants_slope: bool) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses of some rows, and its gradient by their logits: softmax minus one at the label."""
     counted = labels != IGNORE
     places = labels.clamp(min=0)[:, None]

@@ -116,6 +116,9 @@ class Embedding(nn.Embedding):
         pass
 
 
+SumLoss = Callable[[Tensor, nn.Linear, Tensor], Tensor]  # hidden states, head, labels -> the sum of the losses
+
+
 def sum_loss(
     hidden: Float[Tensor, "batch seq hidden"], head: nn.Linear, labels: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, ""]:
@@ -159,7 +162,7 @@ class Transformer(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.sum_loss = sum_loss
+        self.sum_loss: SumLoss = sum_loss
 
     def hidden(
         self,

@@ -19,6 +19,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from aquila.checkpoint.torch_model import TORCH_DTYPES
+from aquila.model.loss import linear_cross_entropy, losses_and_slope
 from aquila.model.transformer import Attend, Block, Transformer
 from aquila.train.activation_checkpointing import checkpoint_block
 from aquila.train.ranks import Ranks
@@ -44,6 +45,8 @@ def parallelise(model: Transformer, ranks: Ranks, config: ParallelConfig) -> Non
         if config.compile:
             _compile(block)
         checkpoint_block(block, config.activation_checkpointing)
+    if config.compile:
+        model.sum_loss = _CompiledLoss()
     if ranks.mesh is not None:
         _cut_parameters(model, ranks, config)
 
@@ -52,6 +55,16 @@ def _compile(block: Block) -> None:
     """Compiles the forward pass of `block`, in place. Hooks of FSDP and recomputation stay outside."""
     block.self_attn.attended = _Uncompiled(block.self_attn.layer)
     block.forward = torch.compile(block.forward)
+
+
+class _CompiledLoss:
+    """The loss, of which what happens between its products is compiled: softmax, losses and slope in one pass."""
+
+    def __init__(self) -> None:
+        self.losses_of = torch.compile(losses_and_slope)
+
+    def __call__(self, hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
+        return linear_cross_entropy(hidden, head.weight, labels, losses_of=self.losses_of)
 
 
 class _Uncompiled:

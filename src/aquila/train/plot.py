@@ -25,6 +25,7 @@ def plot_run(run_dir: Path, out: Path | None = None) -> Path:
         raise ConfigError("drawing needs matplotlib; run `pip install matplotlib`") from None
     matplotlib.use("agg")  # a file, never a window
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -33,11 +34,16 @@ def plot_run(run_dir: Path, out: Path | None = None) -> Path:
     tokens = [record["num_tokens"] for record in steps]
     rate.plot(tokens, [record["lr"] for record in steps], color="tab:green")
     rate.set_ylabel("learning rate", color="tab:green")
+    rate.set_ylim(bottom=0)
     rate.set_xlabel("tokens")
+    rate.xaxis.set_major_formatter(EngFormatter(sep=""))  # 400k
     norms = rate.twinx()
     norms.plot(tokens, [record["grad_norm"] for record in steps], color="tab:gray", linewidth=0.7, alpha=0.7)
     norms.set_ylabel("gradient norm", color="tab:gray")
     norms.set_yscale("log")
+    norms.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    norms.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    norms.yaxis.set_minor_formatter(NullFormatter())
     target = out or run_dir / PLOT
     with atomic_write(target) as temporary:
         figure.savefig(temporary, format="png")

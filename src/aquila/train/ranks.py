@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from aquila.errors import AquilaError, ConfigError, TrainingError
 from aquila.launch.node import die_with_parent
+from aquila.machine import keep_freed_memory
 from aquila.train.layout import Layout, plan_layout
 from aquila.train.recipe import ParallelConfig
 
@@ -146,6 +147,8 @@ def start(config: ParallelConfig, environment: Mapping[str, str] | None = None) 
     layout = plan_layout(config, world)
     with own_errors(0 if local_rank else rank):  # said once for each machine
         device = _choose_device(local_rank, int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    if device.type == "cpu":
+        keep_freed_memory()
     if world == 1 and config.precision == "fp32" and not config.offload:
         return Ranks(layout, device)
     store = dist.HashStore() if world == 1 else _shared_store(environment, rank, world)

@@ -56,6 +56,12 @@ def open_recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Path]:
     return recipe, run_dir
 
 
+def resume_command(run_dir: Path) -> str:
+    """What goes on with a run. A folder named like a command of `aquila train` is not taken for that."""
+    bare = not run_dir.is_absolute() and len(run_dir.parts) == 1
+    return f"aquila train {'./' if bare else ''}{run_dir}"
+
+
 def check_same(recipe: Recipe, run_dir: Path) -> None:
     """`ConfigError` when the run in `run_dir` was begun with a recipe that trains something else."""
     before, now = _recorded(run_dir), recipe_data(recipe)
@@ -67,7 +73,7 @@ def check_same(recipe: Recipe, run_dir: Path) -> None:
     if different:
         raise ConfigError(
             f"{run_dir}: was begun with another recipe: {'; '.join(different[:4])}; give this one its own "
-            f"run_dir=FOLDER, or change the run on purpose with `aquila train {run_dir} key.sub=value`"
+            f"run_dir=FOLDER, or change the run on purpose with `{resume_command(run_dir)} key.sub=value`"
         )
 
 
