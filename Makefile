@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo fmt lint types layers docs check test selftest web-test clients bench sanitize size clean help
+.PHONY: setup demo fmt lint types layers docs check test selftest web-test clients bench sanitize neon size clean help
 
 NATIVE := $(wildcard native/*.cpp native/*.h native/CMakeLists.txt)
 
@@ -47,6 +47,8 @@ bench: setup ## every benchmark in its short form
 	@for script in bench/*.py; do echo "== $$script" && $(BIN)/python "$$script" --quick || exit 1; done
 sanitize: setup ## the native kernels under the address, undefined-behaviour and thread sanitizers
 	@tools/sanitize.sh address,undefined && tools/sanitize.sh thread
+neon: ## the NEON kernels against the portable ones, under an emulator
+	@tools/agree.sh
 size: ## lines of code and the longest files
 	@git ls-files '*.py' | xargs wc -l | sort -rn | head -n 12
 clean: ## remove caches and build output, keep .venv
