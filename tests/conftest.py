@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import random
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers share the cores
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# A shell without job control starts what it puts behind with SIGINT ignored, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("aquila", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("aquila")

@@ -76,10 +76,10 @@ def test_a_frozen_head_gets_no_gradient() -> None:
 
 def test_the_padded_way_of_accelerators_equals_the_compact_way_of_a_cpu() -> None:
     """On a CPU ignored rows are left out before the product; elsewhere they are computed and masked."""
-    from aquila.model.loss import _SumOfLosses
+    from aquila.model.loss import _SumOfLosses, losses_and_slope
 
     hidden, weight, labels = _parts()
     compact = linear_cross_entropy(hidden, weight, labels)
     keep = labels.flatten() != IGNORE
-    direct = _SumOfLosses.apply(hidden.flatten(0, 1)[keep], weight, labels.flatten()[keep], 4)
+    direct = _SumOfLosses.apply(hidden.flatten(0, 1)[keep], weight, labels.flatten()[keep], 4, losses_and_slope)
     torch.testing.assert_close(compact, direct)
