@@ -132,7 +132,10 @@ def test_screen_readers_hear_the_answer(page: "Page") -> None:
     page.evaluate("""() => {
         const live = document.getElementById("live");
         window.heard = [];
-        new MutationObserver(() => window.heard.push(live.textContent)).observe(live, { childList: true });
+        const observer = new MutationObserver((records) => {  // all that was said, however briefly
+            for (const { addedNodes } of records) for (const node of addedNodes) window.heard.push(node.textContent);
+        });
+        observer.observe(live, { childList: true });
     }""")
     send(page, "some markdown, please")
     heard = page.evaluate("window.heard")
