@@ -35,7 +35,7 @@ END
 export PYTHONPATH="$out" OMP_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0  # the interpreter keeps what it allocates
 # torch is not built for the thread sanitizer, which then misses how its threads wait for each other
-printf '%s\n' called_from_lib:libtorch_cpu.so called_from_lib:libtorch_python.so called_from_lib:libgomp \
+printf '%s\n' called_from_lib:libtorch_cpu.so called_from_lib:libtorch_python.so called_from_lib:libgomp.so called_from_lib:libgomp- \
   race:libtorch mutex:libtorch >"$out/suppressions"
 export TSAN_OPTIONS="halt_on_error=1:suppressions=$out/suppressions"
 case $kind in
