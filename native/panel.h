@@ -4,7 +4,7 @@
 // Source of the scheme: Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", section 4.
 #pragma once
 
-constexpr int64_t kPanelBlocks = 16;   // 18 KiB of panel, beside 4 KiB of a tile's input
+constexpr int64_t kPanelBlocks = 16;   // 20 KiB of panel, beside 4 KiB of a tile's input
 constexpr int64_t kPanelTiles = 43;    // tiles whose sums are kept: 33 KiB
 constexpr int64_t kLeastPanelTiles = 3;
 

@@ -24,6 +24,7 @@ from aquila.data.batch import IGNORE, Batch
 from aquila.errors import CheckpointError
 from aquila.model.config import ModelConfig
 from aquila.model.lora import TARGETS, add_lora
+from aquila.model.loss import losses_and_slope
 from aquila.model.transformer import Transformer
 from aquila.train.attention import document_attention
 from aquila.train.build import materialise
@@ -253,11 +254,14 @@ def half_precision(ranks: Ranks, case: Case) -> tuple[Trained, set[torch.dtype]]
     return trained, {tensor.dtype for tensor in kept}
 
 
-def count_graphs(ranks: Ranks, case: Case) -> tuple[Trained, int]:
-    """What was trained, and how many graphs the compiler made for it."""
+def count_graphs(ranks: Ranks, case: Case) -> tuple[Trained, int, int]:
+    """What was trained, and how many graphs the compiler made for its blocks and for its loss."""
+    from torch._dynamo.eval_frame import _debug_get_cache_entry_list
     from torch._dynamo.utils import counters
 
-    return train_case(ranks, case), counters["stats"]["unique_graphs"]
+    trained = train_case(ranks, case)
+    num_of_loss = len(_debug_get_cache_entry_list(losses_and_slope.__code__))
+    return trained, counters["stats"]["unique_graphs"] - num_of_loss, num_of_loss
 
 
 def save_steps(ranks: Ranks, case: Case, folder: Path) -> dict[str, Tensor]:
