@@ -78,7 +78,8 @@ def test_a_second_ctrl_c_ends_it_at_once(start, long_checkpoint: Path):
     process = start("serve", long_checkpoint, "--port", "0")
     url, _ = until_ready(process)
     with httpx.Client(trust_env=False) as client, client.stream("POST", f"{url}/v1/completions", json=LONG) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: without it the connection would close, and the answer end with it
+        next(lines)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert any(b"stopping" in line for line in process.stderr)

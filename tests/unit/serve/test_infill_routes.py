@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,8 +41,8 @@ VIM = {  # as llama.vim sends it
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return aquila.load(tiny_checkpoint(tmp_path_factory.mktemp("infill") / "tiny", max_position_embeddings=512))
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("infill") / "tiny", max_position_embeddings=512)
 
 
 def client_of(model: Model) -> Iterator[TestClient]:
@@ -53,8 +54,8 @@ def client_of(model: Model) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def client(model: Model) -> Iterator[TestClient]:
-    yield from client_of(model)
+def client(checkpoint: Path) -> Iterator[TestClient]:
+    yield from client_of(aquila.load(checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +89,11 @@ def test_what_llama_vim_reads_is_there_and_compact(client: TestClient) -> None:
     assert answer.json()["truncated"] is False
 
 
-def test_a_middle_is_the_same_whole_streamed_and_by_the_engine(model: Model) -> None:
-    text = expected(model, 20)
+def test_a_middle_is_the_same_whole_streamed_and_by_the_engine(checkpoint: Path) -> None:
+    """Each way with an engine of its own: a server's belongs to its thread."""
+    text = expected(aquila.load(checkpoint), 20)
     body = {"input_prefix": BEFORE, "input_suffix": AFTER, "prompt": LINE, "n_predict": 20}
-    for client in client_of(model):
+    for client in client_of(aquila.load(checkpoint)):
         whole = client.post("/infill", json=body).json()
         assert whole["content"] == text
         assert whole["tokens_predicted"] > 0
