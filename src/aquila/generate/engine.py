@@ -14,8 +14,9 @@ One thread at a time may use an engine; it holds no lock.
 
 import logging
 import secrets
+import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,7 +77,7 @@ class Job:
 
 
 class Engine:
-    """Runs requests over a `Runner`.
+    """Runs requests over a `Runner`. Any thread may ask: orders and steps come one after the other.
 
     Args:
         runner: computes steps.
@@ -116,6 +117,7 @@ class Engine:
         self._branches: dict[int, Branch] = {}  # id(sequence) -> branch
         self._outbox: dict[int, deque[Delta]] = {}  # deltas of streams that another stream's step produced
         self._next_id = 0
+        self._lock = threading.RLock()  # held for an order or a step: any thread may call
 
     @property
     def busy(self) -> bool:
@@ -126,12 +128,12 @@ class Engine:
         """Lets requests name an adapter. `ConfigError` when the name is taken."""
         if name in self.adapters:
             raise ConfigError(f"adapter {name!r}: the name is taken; give every adapter a name of its own")
-        self.adapters[name] = self.runner.load_adapter(adapter)
+        with self._lock:
+            self.adapters[name] = self.runner.load_adapter(adapter)
 
     def submit(self, request: Request) -> int:
         """Queues a request and gives its id. `GenerationError` when it can never run."""
         prompt = list(request.prompt_ids)
-        params = request.params
         if not prompt:
             raise GenerationError("the prompt is empty; give at least one token (a text, or a begin-of-text token)")
         room = self.max_context - len(prompt)
@@ -145,6 +147,11 @@ class Engine:
             raise GenerationError(
                 f"the prompt has token id {wrong}; the ids of this model are 0 to {self.runner.vocab_size - 1}"
             )
+        with self._lock:
+            return self._submit(request, prompt, room)
+
+    def _submit(self, request: Request, prompt: list[int], room: int) -> int:
+        params = request.params
         adapter = self._adapter_number(request.adapter)
         job = Job(self._next_id, request, secrets.randbits(63) if params.seed is None else params.seed)
         self._next_id += 1
@@ -170,6 +177,10 @@ class Engine:
 
         What fails ends with the finish reason "error", for the sequences that it concerns.
         """
+        with self._lock:
+            return self._step()
+
+    def _step(self) -> list[Delta]:
         self._draft()
         plan = self.scheduler.plan()
         if not plan.sequences:
@@ -199,21 +210,21 @@ class Engine:
 
     def cancel(self, request_id: int) -> list[Delta]:
         """Ends what is left of a request now; its pages are free. Gives the last deltas, none when it is over."""
-        job = self._jobs.get(request_id)
-        if job is None:
-            return []
-        return [self._finish(branch, "", (), "cancelled") for branch in list(job.branches)]
+        with self._lock:
+            job = self._jobs.get(request_id)
+            if job is None:
+                return []
+            return [self._finish(branch, "", (), "cancelled") for branch in list(job.branches)]
 
     def stream(self, request: Request) -> Generator[Delta]:
         """Deltas of one request as they come. Closing the iterator cancels the request. Several may be open."""
-        request_id = self.submit(request)
-        self._outbox[request_id] = deque()
+        request_id = self._submit_with_outbox(request)
+        outbox = self._outbox[request_id]
         remaining = request.params.n
         try:
             while remaining:
-                while not self._outbox[request_id]:
-                    self._route(self.step())
-                delta = _sound(self._outbox[request_id].popleft())
+                self._step_while(lambda: not outbox)
+                delta = _sound(outbox.popleft())
                 remaining -= delta.finish_reason is not None
                 yield delta
         finally:
@@ -225,10 +236,8 @@ class Engine:
         ids: list[int] = []
         try:
             for request in requests:
-                ids.append(self.submit(request))
-                self._outbox[ids[-1]] = deque()
-            while any(request_id in self._jobs for request_id in ids):
-                self._route(self.step())
+                ids.append(self._submit_with_outbox(request))
+            self._step_while(lambda: any(request_id in self._jobs for request_id in ids))
             return [
                 _collect(request, self._outbox[request_id]) for request, request_id in zip(requests, ids, strict=True)
             ]
@@ -236,6 +245,23 @@ class Engine:
             for request_id in ids:
                 self.cancel(request_id)
                 del self._outbox[request_id]
+
+    def _submit_with_outbox(self, request: Request) -> int:
+        """`submit`, and a place for what steps that others ask for add to it, from the first step on."""
+        with self._lock:
+            request_id = self.submit(request)
+            self._outbox[request_id] = deque()
+            return request_id
+
+    def _step_while(self, wanting: Callable[[], bool]) -> None:
+        """Steps, and puts what they gave where it belongs, until nothing is wanted. Others have their turns between."""
+        while True:
+            with self._lock:
+                if not wanting():
+                    return
+                for delta in self.step():
+                    if delta.request_id in self._outbox:
+                        self._outbox[delta.request_id].append(delta)
 
     def _adapter_number(self, name: str | None) -> int:
         if name is None:
@@ -246,11 +272,6 @@ class Engine:
                 "loaded with the model, or none"
             )
         return self.adapters[name]
-
-    def _route(self, deltas: list[Delta]) -> None:
-        for delta in deltas:
-            if delta.request_id in self._outbox:
-                self._outbox[delta.request_id].append(delta)
 
     def _start(self, branch: Branch) -> None:
         self._branches[id(branch.sequence)] = branch

@@ -1,6 +1,7 @@
 """What a request gets depends on itself alone; every page comes back."""
 
 import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -140,6 +141,32 @@ def test_streams_that_are_read_in_turn_do_not_mix():
                 deltas[place].append(delta)
     for request, found in zip(requests, deltas, strict=True):
         assert_same(assemble(request, found), alone(request))
+
+
+def test_several_threads_at_one_engine():
+    """Each gets what it would alone, whole or as a stream, whoever's step computed it."""
+    engine = tiny_engine()
+    requests = make_requests(5)
+    expected = [alone(request) for request in requests]
+    found: dict[int, list[Completion]] = {place: [] for place in range(len(requests))}
+
+    def ask(place: int) -> None:
+        for turn in range(4):
+            if turn % 2:
+                found[place].append(assemble(requests[place], list(engine.stream(requests[place]))))
+            else:
+                found[place].append(engine.generate([requests[place]])[0][0])
+
+    threads = [threading.Thread(target=ask, args=[place], daemon=True) for place in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for place, completions in found.items():
+        assert len(completions) == 4
+        for completion in completions:
+            assert_same(completion, expected[place])
+    assert engine.pool.num_free == engine.pool.num_pages
 
 
 def test_cancel_says_so_and_later_cancels_say_nothing():
